@@ -1,0 +1,296 @@
+"""The job file: frozen sections, every key with a default that works, every mistake reported at once.
+
+A section is a frozen dataclass whose fields are the keys of the TOML table of the same name. `load` checks types,
+choices and ranges, names the nearest known key for an unknown one, and returns what parsed together with all
+problems, so that a caller can go on and check addresses before it reports.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, get_type_hints
+
+from pipeline.types import Turn
+from pipeline.values import checked, key, override, shown, unknown
+
+GIB = 1 << 30
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class InputConfig:
+    """[input]"""
+
+    dataset: str = key(help="name that asset identities are made under")
+    uris: tuple[str, ...] = key(help="tar and Parquet shards or folders; braces and globs are expanded")
+    root: str = key(
+        "", help="what shard paths are relative to; default: the bucket, or the pattern's fixed folder"
+    )
+    image_column: str = key("image", help="Parquet: binary column, or struct of bytes and path")
+    key_column: str = key("", help="Parquet: column with the key; default: the row number")
+    max_member_bytes: int = key(256 * MIB, low=1, help="larger media are failures (too_large)")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """[model]"""
+
+    path: str = key(help='hub id, folder, or "demo"')
+    revision: str = key("", help="commit of a hub id; required for hub ids")
+    dtype: str = key(
+        "bfloat16", choices=("bfloat16", "float16", "float32"), help="of weights and activations"
+    )
+    attention: str = key(
+        "sdpa", choices=("sdpa", "eager", "flash_attention_2"), help="attention implementation"
+    )
+    quantization: str = key("none", choices=("none",), help="how weights are held")
+    threads: int = key(0, low=0, help="CPU threads of a replica; 0: cores divided by replicas")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptConfig:
+    """[[prompt]]: `text`, or `turns` that end with a user turn. {field} takes text from the asset."""
+
+    id: str = key(help="names the prompt in every row")
+    turns: tuple[Turn, ...] = key(help="the conversation")
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """[generation]"""
+
+    max_new_tokens: int = key(256, low=1, help="longer captions end with finish_reason length")
+    temperature: float = key(0.0, choices=(0.0,), help="0: the most probable token")
+    batch_tokens: int = key(16384, low=1, help="prompt tokens, padding included, that are prefilled together")
+    batch_size: int = key(32, low=1, help="captions that are generated together")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageConfig:
+    """[image]"""
+
+    max_pixels: int = key(100_000_000, low=1, help="width times height of the largest image that is decoded")
+    timeout_s: float = key(30.0, low=0.1, help="seconds that decoding one asset may take")
+
+
+@dataclass(frozen=True, slots=True)
+class VideoConfig:
+    """[video]: either `frames` over the whole clip, or `fps` with `max_frames`."""
+
+    frames: int = key(16, low=1, help="frames spread evenly over the clip; all of them where there are fewer")
+    fps: float = key(0.0, low=0.0, help="instead of frames: frames a second")
+    max_frames: int = key(64, low=1, help="with fps: at most so many, spread evenly")
+    max_pixels: int = key(40_000_000, low=1, help="width times height of the largest frame that is decoded")
+    timeout_s: float = key(120.0, low=0.1, help="seconds that decoding one clip may take")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitConfig:
+    """[unit]: what bounds a work unit, the grain of retry and commit."""
+
+    max_assets: int = key(256, low=1, help="assets in a unit")
+    max_visual_tokens: int = key(500_000, low=1, help="visual tokens in a unit")
+    max_pixel_bytes: int = key(256 * MIB, low=1, help="bytes of uint8 crops in a unit")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputConfig:
+    """[output]"""
+
+    uri: str = key(help="where index, runs and published tables go")
+    max_failure_rate: float = key(
+        1.0, low=0.0, high=1.0, help="share of assets that may fail before the run exits with 1"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """[cluster]"""
+
+    replicas: int = key(1, low=1, help="captioner actors, each with the model")
+    gpus_per_replica: float = key(1.0, low=0.0, help="0: on CPU")
+    preprocessors: int = key(0, low=0, help="preprocessor actors at most; 0: from the cluster's cores")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A whole job file."""
+
+    input: InputConfig
+    model: ModelConfig
+    prompts: tuple[PromptConfig, ...]
+    output: OutputConfig
+    generation: GenerationConfig
+    image: ImageConfig
+    video: VideoConfig
+    unit: UnitConfig
+    cluster: ClusterConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What `load` found: the sections that parsed, by name, and every problem, in words."""
+
+    sections: Mapping[str, Any]
+    prompts: tuple[PromptConfig, ...]
+    problems: tuple[str, ...]
+
+    def job(self) -> Job:
+        """The job. Only for a load without problems."""
+        return Job(prompts=self.prompts, **self.sections)
+
+
+SECTIONS: Mapping[str, type] = {
+    "input": InputConfig,
+    "model": ModelConfig,
+    "output": OutputConfig,
+    "generation": GenerationConfig,
+    "image": ImageConfig,
+    "video": VideoConfig,
+    "unit": UnitConfig,
+    "cluster": ClusterConfig,
+}
+PROMPT_KEYS = ("id", "text", "turns")
+ROLES = ("system", "user", "assistant")
+ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def read(text: str, overrides: Sequence[str] = ()) -> Loaded:
+    """Parse TOML `text`, apply `section.key=value` overrides (values in TOML notation, or bare words), and check."""
+    try:
+        raw = tomllib.loads(text.removeprefix("\ufeff"))  # as some Windows editors begin a file
+    except ValueError as error:  # TOMLDecodeError is one, and so is a number of more than 4,300 digits
+        return Loaded({}, (), (f"the job file is not TOML: {error}",))
+    problems = [problem for item in overrides if (problem := override(raw, item, SECTIONS))]
+    loaded = load(raw)
+    return Loaded(loaded.sections, loaded.prompts, (*problems, *loaded.problems))
+
+
+def load(raw: Mapping[str, Any]) -> Loaded:
+    """Check a parsed job file."""
+    known = (*SECTIONS, "prompt")
+    problems = [unknown(name, known, "section [%s]") for name in raw if name not in known]
+    sections: dict[str, Any] = {}
+    for name, cls in SECTIONS.items():
+        table = raw.get(name, {})
+        if not isinstance(table, Mapping):
+            problems.append(f"[{name}] must be a table")
+            continue
+        built = _section(name, cls, table, problems, given=name in raw)
+        if built is not None:
+            sections[name] = built
+    prompts = _prompts(raw.get("prompt"), problems)
+    problems += _across(sections, raw)
+    return Loaded(sections, prompts, tuple(problems))
+
+
+def _section(
+    name: str, cls: type, table: Mapping[str, Any], problems: list[str], *, given: bool
+) -> Any | None:
+    known = {f.name: f for f in fields(cls)}
+    required = [n for n, f in known.items() if f.default is MISSING]
+    if required and not given:
+        problems.append(f"section [{name}] is missing; it needs {', '.join(required)}")
+        return None
+    found: list[str] = [unknown(k, tuple(known), f"key [{name}] %s") for k in table if k not in known]
+    found += [f"[{name}] {n} is missing: {known[n].metadata['help']}" for n in required if n not in table]
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for k, value in table.items():
+        if k in known:
+            value = checked(f"[{name}] {k}", value, hints[k], known[k].metadata, found)
+            if value is not None:
+                values[k] = value
+    problems += found
+    return None if any(n not in values for n in required) else cls(**values)
+
+
+def _prompts(tables: Any, problems: list[str]) -> tuple[PromptConfig, ...]:
+    if isinstance(tables, Mapping):
+        problems.append("[prompt] must be written [[prompt]]: there may be several")
+        return ()
+    if not isinstance(tables, list) or not tables:
+        problems.append("at least one [[prompt]] is needed, with id and text (or turns)")
+        return ()
+    prompts = [p for i, table in enumerate(tables, 1) if (p := _prompt(f"[[prompt]] {i}", table, problems))]
+    ids = [p.id for p in prompts]
+    problems += [
+        f"[[prompt]] id {i!r} is used more than once" for i in sorted({i for i in ids if ids.count(i) > 1})
+    ]
+    return tuple(prompts)
+
+
+def _prompt(where: str, table: Any, problems: list[str]) -> PromptConfig | None:
+    if not isinstance(table, Mapping):
+        problems.append(f"{where} must be a table")
+        return None
+    found = [unknown(k, PROMPT_KEYS, f"key {where} %s") for k in table if k not in PROMPT_KEYS]
+    name = table.get("id")
+    if not isinstance(name, str) or not ID.fullmatch(name):
+        rule = "1 to 64 letters, digits, '_', '.' or '-'"
+        found.append(
+            f"{where} id must be {rule}, not {shown(name)}" if "id" in table else f"{where} id is missing"
+        )
+    turns: tuple[Turn, ...] = ()
+    if ("text" in table) == ("turns" in table):
+        found.append(f"{where} needs either text or turns")
+    elif "turns" in table:
+        turns = _turns(where, table["turns"], found)
+    elif isinstance(table["text"], str) and table["text"].strip():
+        turns = (Turn("user", table["text"]),)
+    else:
+        found.append(f"{where} text must be a string that says something, not {shown(table['text'])}")
+    problems += found
+    return None if found or not isinstance(name, str) else PromptConfig(name, turns)
+
+
+def _turns(where: str, items: Any, problems: list[str]) -> tuple[Turn, ...]:
+    if not isinstance(items, list):
+        problems.append(f"{where} turns must be a list, not {shown(items)}")
+        return ()
+    turns: list[Turn] = []
+    for item in items:
+        match list(item.items()) if isinstance(item, Mapping) else []:
+            case [(str(role), str(text))] if role in ROLES and text.strip():
+                turns.append(Turn(role, text))
+            case _:
+                each = " or ".join(f'{{{role} = "…"}}' for role in ROLES)
+                problems.append(f"{where} turns: each must be {each}, not {shown(item)}")
+    if len(turns) == len(items) and not (turns and turns[-1].role == "user"):
+        problems.append(f"{where} turns must end with a user turn")
+    return tuple(turns)
+
+
+def _across(sections: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
+    """Rules that join keys."""
+    problems = []
+    model = sections.get("model")
+    if model and is_hub_id(model) and not COMMIT.fullmatch(model.revision):
+        problems.append(
+            f"[model] revision must be the 40-digit commit of {model.path} on the hub, so that rows can be explained "
+            "(a folder is written with a leading ./)"
+        )
+    video = sections.get("video")
+    if video and video.fps and "frames" in raw["video"]:
+        problems.append("[video] needs either frames or fps, not both")
+    cluster = sections.get("cluster")
+    if cluster and cluster.gpus_per_replica > 1 and cluster.gpus_per_replica % 1:
+        problems.append("[cluster] gpus_per_replica above 1 must be whole")
+    return problems
+
+
+def is_hub_id(model: ModelConfig) -> bool:
+    """Whether `path` has the form of a hub id ("owner/name"); a relative folder is written with a leading "./"."""
+    return bool(HUB_ID.fullmatch(model.path))
+
+
+def toml(value: str | Sequence[str]) -> str:
+    """A string or a list of strings in TOML notation: as JSON, but TOML takes no surrogates and no bare DEL."""
+    text = json.dumps(value if isinstance(value, str) else list(value), ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")
