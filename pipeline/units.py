@@ -1,0 +1,49 @@
+"""The plan's grain: a shard's assets cut into contiguous units, bounded in tokens, pixels and count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import UnitConfig
+from pipeline.types import Cost, Shard, Unit
+
+Counts = npt.NDArray[np.int64]
+
+
+def split(
+    shard: Shard, number: int, tokens: Counts, crops: Counts, pixel_bytes: Counts, limits: UnitConfig
+) -> list[Unit]:
+    """Units of the `number`th shard, as long as all limits allow; an asset beyond one is a unit by itself.
+
+    The arrays have one entry per index row. The same input gives the same units, on any machine.
+    """
+    n = len(tokens)
+    sums = [np.concatenate([np.zeros(1, np.int64), np.cumsum(a)]) for a in (tokens, crops, pixel_bytes)]
+    stops = np.minimum(np.arange(n) + limits.max_assets, n)
+    for total, limit in ((sums[0], limits.max_visual_tokens), (sums[2], limits.max_pixel_bytes)):
+        stops = np.minimum(stops, np.searchsorted(total, total[:-1] + limit, side="right") - 1)
+    stops = np.maximum(stops, np.arange(n) + 1)
+    firsts = _starts(stops.tolist())
+    costs = [np.diff(total[[*firsts, n]]).tolist() for total in sums]
+    counts = np.diff([*firsts, n]).tolist()
+    return [
+        Unit(f"{number:06d}-{first:08d}-{count:05d}", shard, first, count, Cost(*cost))
+        for first, count, *cost in zip(firsts, counts, *costs, strict=True)
+    ]
+
+
+def longest_first(units: Iterable[Unit]) -> list[Unit]:
+    """Units by falling visual tokens, so that a run does not end waiting for one long unit; ties by name."""
+    return sorted(units, key=lambda unit: (-unit.cost.visual_tokens, unit.unit_id))
+
+
+def _starts(stops: list[int]) -> list[int]:
+    """Where units begin, given for each row where a unit that begins there would stop."""
+    starts, at = [], 0
+    while at < len(stops):
+        starts.append(at)
+        at = stops[at]
+    return starts
