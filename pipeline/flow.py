@@ -1,0 +1,120 @@
+"""The pipeline, each arrow one Ray Data expression.
+
+    shards ──index──► asset index ──plan──► units ──caption──► unit parts ──publish──► published files
+
+One row is one block is one task at every step (`batch_size=1`): Ray replays a task that died and skips the outputs
+it has already seen, so a step must return exactly one block, made at its end. Rows are never dropped
+(`max_errored_blocks=0`): what fails for one asset is a row of the failures table, what fails otherwise ends the run,
+and the run goes on from the parts that exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+
+COMMIT_CPUS = 0.25  # building a part is milliseconds; the PUT waits
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """A callable class that holds state on a worker, with the keywords it is made with."""
+
+    cls: type
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """How many actors of each kind, and what each holds of the cluster (see `pools`)."""
+
+    replicas: int
+    replica_cpus: float
+    replica_gpus: float
+    preprocessors: int
+    preprocessor_cpus: float
+
+
+def pools(cpus: float, replicas: int, gpus_per_replica: float, preprocessors: int = 0) -> Pools:
+    """Sizes that leave a share of a core for commits, so that no pool can starve another.
+
+    Replicas on CPU take half of the cores between them. Preprocessors take the rest, one core each or less.
+    """
+    replica_cpus = 0.0 if gpus_per_replica else min(1.0, cpus / 2 / replicas)
+    free = cpus - replicas * replica_cpus - COMMIT_CPUS
+    count = preprocessors or max(1, int(free))
+    return Pools(replicas, replica_cpus, gpus_per_replica, count, min(1.0, free / count))
+
+
+def index(shards: Sequence[pa.Table], indexer: Actor) -> Dataset:
+    """One row per shard in; one row per shard out, when its index object exists."""
+    _context()
+    return (
+        ray.data.from_arrow(list(shards))  # {shard}: one block per shard
+        .map_batches(  # CPU: stream the shard, probe headers in a child process, PUT the index → {shard, index_uri}
+            indexer.cls,
+            fn_constructor_kwargs=dict(indexer.kwargs),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+            compute=ActorPoolStrategy(min_size=1, max_size=max(1, int(_cpus()) - 1)),
+        )
+    )
+
+
+def caption(
+    units: Sequence[pa.Table], preprocessor: Actor, captioner: Actor, commit: Callable[[pa.Table], pa.Table], size: Pools
+) -> Dataset:
+    """One row per unit in; one receipt per unit out, when its part exists."""
+    _context()
+    return (
+        ray.data.from_arrow(list(units))  # {unit, index_uri}: one block per unit, longest first
+        .map_batches(  # CPU: range-read, decode in a child process, anyres → {unit, assets, views, answers, pixels}
+            preprocessor.cls,
+            fn_constructor_kwargs=dict(preprocessor.kwargs),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=size.preprocessor_cpus,
+            compute=ActorPoolStrategy(min_size=1, max_size=size.preprocessors),
+        )
+        .map_batches(  # GPU: bucket, prefill, decode, scatter back → {unit, assets, views, answers}
+            captioner.cls,
+            fn_constructor_kwargs=dict(captioner.kwargs),
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=size.replica_cpus,
+            num_gpus=size.replica_gpus,
+            compute=ActorPoolStrategy(size=size.replicas, max_tasks_in_flight_per_actor=3),
+        )
+        .map_batches(  # CPU: check, one PUT → receipt
+            commit, batch_size=1, batch_format="pyarrow", num_cpus=COMMIT_CPUS, compute=TaskPoolStrategy()
+        )
+    )
+
+
+def publish(partitions: Sequence[pa.Table], compact: Callable[[pa.Table], pa.Table]) -> Dataset:
+    """One row per published file in; its description out, when it exists."""
+    _context()
+    return ray.data.from_arrow(list(partitions)).map_batches(  # CPU: read parts, sort, PUT → {done}
+        compact, batch_size=1, batch_format="pyarrow", num_cpus=1, compute=TaskPoolStrategy()
+    )
+
+
+def _cpus() -> float:
+    return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+def _context() -> None:
+    """Settings of this process's Ray Data, read when a dataset is made."""
+    context = DataContext.get_current()
+    context.max_errored_blocks = 0
+    context.target_max_block_size = None  # a unit never splits into two blocks
+    context.execution_no_progress_timeout_s = 3600  # longer than loading a model and the longest unit
+    context.max_consecutive_actor_init_deaths = 3
+    context.enable_progress_bars = False  # our own progress counts assets and tokens
+    context.execution_options.preserve_order = False
