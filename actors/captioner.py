@@ -1,0 +1,119 @@
+"""The captioner: a unit's samples in, an answer per sample and prompt out. It knows batches and no tensors.
+
+What it asks of a model is `Generator`, two methods. `actors.replica.Replica` is the real one; tests and
+simulations pass their own through the same seam. This is the one place that shrinks a batch on out-of-memory.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+import pyarrow as pa
+
+from pipeline import schema
+from pipeline.batching import buckets
+from pipeline.config import GenerationConfig, PromptConfig
+from pipeline.errors import CaptionmillError, MediaError
+from pipeline.types import Answer, Caption, Captioned, Code, Prepared, Problem, Request, Sample, Stage
+
+
+class OutOfMemory(CaptionmillError):
+    """The device has not enough memory for this batch; a smaller one may fit."""
+
+
+class Generator(Protocol):
+    """A model that says what it sees."""
+
+    @abstractmethod
+    def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
+        """The sample under the prompt in token ids; `text` has the asset's fields.
+
+        MediaError where this asset cannot be asked this: missing_field, prompt_too_long.
+        """
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
+        """One caption per request, in their order, as if each were alone. OutOfMemory where it is too much.
+
+        Requests of one sample, together or in consecutive calls, share its vision pass.
+        """
+
+
+class Captioner:
+    """Captions work units with one generator, which `replica` builds where the captioner lives."""
+
+    def __init__(
+        self, replica: Callable[[], Generator], prompts: Sequence[PromptConfig], settings: GenerationConfig
+    ) -> None:
+        self._generator = replica()
+        self._prompts = tuple(prompts)
+        self._settings = settings
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """`caption` for one-row tables (`pipeline.schema`)."""
+        return schema.captioned_to_table(self.caption(schema.table_to_prepared(table)))
+
+    def caption(self, prepared: Prepared) -> Captioned:
+        """Answer every sample under every prompt; answers by position, then in the job's order of prompts."""
+        answers = list(prepared.problems)
+        requests = []
+        for sample in prepared.samples:
+            text = prepared.assets[sample.view.position].text
+            for prompt in self._prompts:
+                match self._encode(sample, prompt, text):
+                    case Request() as request:
+                        requests.append(request)
+                    case Problem() as problem:
+                        answers.append(_answer(sample, prompt.id, problem))
+        for batch in batches(requests, self._settings):
+            outcomes = self._generate(batch)
+            answers += [_answer(r.sample, r.prompt_id, o) for r, o in zip(batch, outcomes, strict=True)]
+        rank = {prompt.id: i for i, prompt in enumerate(self._prompts)}
+        answers.sort(key=lambda a: (a.position, -1 if a.prompt_id is None else rank[a.prompt_id]))
+        views = tuple(sample.view for sample in prepared.samples)
+        return Captioned(prepared.unit, prepared.assets, views, tuple(answers))
+
+    def _encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request | Problem:
+        try:
+            return self._generator.encode(sample, prompt, text)
+        except MediaError as error:
+            return Problem(Stage.PROMPT, error.code, error.message)
+
+    def _generate(self, batch: Sequence[Request]) -> list[Caption | Problem]:
+        """An outcome per request; halves the batch while memory does not suffice, down to one."""
+        try:
+            return [*self._generator.generate(batch, self._settings)]
+        except OutOfMemory as error:
+            message = str(error)
+        # Below the handler on purpose: inside it the error's traceback would still hold the tensors that did
+        # not fit.
+        if len(batch) == 1:
+            return [Problem(Stage.GENERATE, Code.OUT_OF_MEMORY, message[:300])]
+        half = len(batch) // 2
+        return self._generate(batch[:half]) + self._generate(batch[half:])
+
+
+def batches(requests: Sequence[Request], settings: GenerationConfig) -> Iterator[list[Request]]:
+    """The batches to generate, longest first, within the settings' token budget and size.
+
+    A sample's requests stay together, because their vision pass is shared; only where one sample's prompts
+    alone exceed the settings are they divided, into consecutive batches.
+    """
+    samples: defaultdict[int, list[Request]] = defaultdict(list)
+    for request in requests:
+        samples[request.sample.view.position].append(request)
+    groups = list(samples.values())
+    each = max(map(len, groups), default=1)
+    longest = [max(len(request.input_ids) for request in group) for group in groups]
+    for bucket in buckets(longest, settings.batch_tokens // each, max(1, settings.batch_size // each)):
+        members = [request for i in bucket for request in groups[i]]
+        lengths = [len(request.input_ids) for request in members]
+        for part in buckets(lengths, settings.batch_tokens, settings.batch_size):
+            yield [members[i] for i in part]
+
+
+def _answer(sample: Sample, prompt_id: str, outcome: Caption | Problem) -> Answer:
+    return Answer(sample.view.position, sample.view.sha256, prompt_id, outcome)

@@ -1,0 +1,69 @@
+"""From a unit's bytes to samples: the one place where a media error becomes a failure row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from actors.sandbox import Sandbox, Seen
+from pipeline.anyres import Geometry
+from pipeline.config import ImageConfig, VideoConfig
+from pipeline.errors import MediaError
+from pipeline.read import read_assets
+from pipeline.types import Answer, Asset, Clip, Code, Prepared, Problem, Sample, Stage, Unit, View
+
+
+class Preprocessor:
+    """Reads, decodes and cuts units, one after the other. Holds a decoder process: close it, or use `with`."""
+
+    def __init__(self, image: ImageConfig, video: VideoConfig, geometry: Geometry) -> None:
+        self._sandbox = Sandbox(image, video, geometry)
+
+    def __enter__(self) -> Preprocessor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the decoder process."""
+        self._sandbox.close()
+
+    def prepare(self, unit: Unit, assets: Sequence[Asset]) -> Prepared:
+        """Every asset of the unit (in the unit's order), once: as a sample, or as a problem under all prompts.
+
+        Raises StorageError where the store does not answer; everything that is wrong with one asset is a problem.
+        """
+        samples, problems = [], []
+        members = read_assets(unit.shard, assets)
+        for position, (asset, found) in enumerate(zip(assets, members, strict=True)):
+            outcome = found if isinstance(found, Problem) else self._sample(position, asset, found)
+            if isinstance(outcome, Problem):
+                problems.append(Answer(position, asset.sha256, None, outcome))
+            else:
+                samples.append(outcome)
+        return Prepared(unit, tuple(assets), tuple(samples), tuple(problems))
+
+    def _sample(self, position: int, asset: Asset, members: tuple[bytes, ...]) -> Sample | Problem:
+        if asset.media is None:
+            return Problem(Stage.READ, Code.NO_MEDIA, "the index names no media for this key")
+        try:
+            seen = self._sandbox.view(asset.media, members)
+        except MediaError as error:
+            return Problem(Stage.DECODE, error.code, error.message)
+        if (changed := _difference(asset, seen)) is not None:
+            return Problem(Stage.READ, Code.CONTENT_CHANGED, changed)
+        sizes = (seen.facts.size,) if isinstance(seen.facts, Clip) else seen.facts
+        times = seen.frame_pts_s
+        return Sample(View(position, asset.media, seen.sha256, sizes, seen.grid, len(seen.crops), times), seen.crops)
+
+
+def _difference(asset: Asset, seen: Seen) -> str | None:
+    """How the decoded bytes differ from the indexed ones."""
+    if seen.sha256 != asset.sha256:
+        return "the bytes are not those that were indexed; index the shard again"
+    if seen.facts != asset.facts:
+        return f"the index says {asset.facts}, decoding says {seen.facts}; the index is another version's"
+    return None

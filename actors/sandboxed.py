@@ -1,0 +1,130 @@
+"""The sandbox's child: reads requests from its standard input (a socket), decodes, answers. Trusts nobody's bytes.
+
+It limits itself before it opens anything: address space, no files written, no core dumps, and for each request an
+alarm that ends it even if its parent is gone. It ends when the socket does.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from actors import wire
+from pipeline import image, naming, video
+from pipeline.anyres import Geometry
+from pipeline.config import ImageConfig, VideoConfig
+from pipeline.errors import MediaError
+from pipeline.types import Clip, Code, Media, Pixels, Size
+
+GRACE_S = 5.0  # the parent's deadline comes first; this one is for a child without a parent
+
+Answer = tuple[dict[str, Any], list[Pixels]]
+Handler = Callable[["Settings", Mapping[str, Any], list[bytes]], Answer]
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the parent sends first."""
+
+    image: ImageConfig
+    video: VideoConfig
+    geometry: Geometry | None
+    memory_bytes: int
+
+    @classmethod
+    def read(cls, header: Mapping[str, Any]) -> Settings:
+        """From the first message's header."""
+        geometry = header["geometry"]
+        return cls(
+            ImageConfig(**header["image"]),
+            VideoConfig(**header["video"]),
+            geometry and Geometry(**{name: _frozen(value) for name, value in geometry.items()}),
+            header["memory_bytes"],
+        )
+
+
+def answer(settings: Settings, request: Mapping[str, Any], parts: list[bytes]) -> Answer:
+    """Do what `request` asks: its `op` is probe or view, its `media` the kind of asset in `parts`."""
+    media = Media(request["media"])
+    if request["op"] == "probe":
+        look = video.probe(parts[0], settings.video) if media is Media.VIDEO else image.probe(parts[0], settings.image)
+        return {"facts": _facts(look)}, []
+    assert settings.geometry is not None
+    views = {Media.IMAGE: _view_image, Media.IMAGES: _view_images, Media.VIDEO: _view_video}
+    header, crops = views[media](settings, settings.geometry, parts)
+    return {**header, "sha256": naming.digest(tuple(parts)), "shape": crops.shape}, [crops.reshape(-1)]
+
+
+def _view_image(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> tuple[dict[str, Any], Pixels]:
+    picture = image.decode(parts[0], settings.image)
+    size = Size(*picture.size)
+    return {"facts": _facts(size), "grid": geometry.grid(size), "pts": []}, geometry.crops(picture)
+
+
+def _view_images(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> tuple[dict[str, Any], Pixels]:
+    facts, crops = [], []
+    for part in parts:
+        picture = image.decode(part, settings.image)
+        facts += _facts(Size(*picture.size))
+        crops.append(geometry.square(picture))
+    return {"facts": facts, "grid": (0, 0), "pts": []}, np.concatenate(crops)
+
+
+def _view_video(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> tuple[dict[str, Any], Pixels]:
+    clip, frames = video.watch(parts[0], settings.video)
+    crops, times = [], []
+    for picture, time in frames:
+        crops.append(geometry.frame(picture))
+        times.append(time)
+    return {"facts": _facts(clip), "grid": (0, 0), "pts": times}, np.concatenate(crops)
+
+
+def _facts(look: Size | Clip) -> Any:
+    """As JSON: a list of sizes, or a clip."""
+    return asdict(look) if isinstance(look, Clip) else [asdict(look)]
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, list) else value
+
+
+def serve(handler: Handler = answer) -> None:
+    """Answer requests until the parent closes the socket. A lack of memory is answered, and then ends the child."""
+    sock = socket.socket(fileno=os.dup(0))
+    settings = Settings.read(wire.receive(sock, lambda _: 0)[0])
+    _limit(settings.memory_bytes)
+    wire.send(sock, {"ready": True})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg and libtiff talk; from here on nobody listens
+    while True:
+        try:
+            request, parts = wire.receive(sock, lambda header: sum(header["sizes"]))
+        except wire.WireError:
+            return
+        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"] + GRACE_S)
+        try:
+            reply, payload = handler(settings, request, [part.tobytes() for part in parts])
+        except MediaError as error:
+            reply, payload = {"code": error.code, "message": error.message}, []
+        except MemoryError:
+            message = f"decoding needs more than {settings.memory_bytes >> 20} MiB"
+            wire.send(sock, {"code": Code.TOO_LARGE, "message": message, "exhausted": True})
+            return
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        wire.send(sock, reply, [memoryview(part) for part in payload])
+
+
+def _limit(memory_bytes: int) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+if __name__ == "__main__":
+    serve()
