@@ -1,0 +1,86 @@
+"""The command line. Words for people go to standard error, data to standard output.
+
+Exit codes: 0 done, 1 the run failed or its failure budget is spent, 2 a configuration or usage error, 130
+interrupted, in which case the same command goes on.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich.console import Console
+
+from jobs.start import start
+from pipeline import config
+from pipeline.errors import CaptionmillError, ConfigError
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="captionmill")
+def main() -> None:
+    """Caption millions of images and videos with LLaVA-OneVision, and lose none of them."""
+
+
+@main.command()
+@click.argument("job", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--input", "inputs", multiple=True, metavar="URI", help="Caption this instead of [input] uris; repeatable.")
+@click.option("--output", metavar="URI", help="Write here instead of to [output] uri.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
+def run(job: Path, inputs: Sequence[str], output: str | None, overrides: Sequence[str]) -> None:
+    """Index, plan, caption and publish what JOB describes; goes on where an earlier run stopped."""
+    console = Console(stderr=True)
+    given = [*overrides, *_override("input.uris", list(inputs)), *_override("output.uri", output)]
+    with _exit_codes(console, f"captionmill run {job}"):
+        start(config.read(job.read_text(encoding="utf-8"), given), console)
+
+
+@main.command()
+@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("captionmill-demo"),
+              show_default=True, help="Folder for shards and captions.")
+@click.option("--scenes", type=click.IntRange(min=1), default=200, show_default=True, help="Scenes of each kind.")
+def demo(output: Path, scenes: int) -> None:
+    """Caption generated shards with the shipped checkpoint, and compare every caption with the truth."""
+    from jobs.demo.command import show  # only the demo needs its generator
+
+    console = Console(stderr=True)
+    with _exit_codes(console, f"captionmill demo --output {output}"):
+        show(output, scenes, console)
+
+
+def _override(name: str, value: list[str] | str | None) -> list[str]:
+    return [f"{name}={config.toml(value)}"] if value else []
+
+
+@contextmanager
+def _exit_codes(console: Console, again: str) -> Iterator[None]:
+    """Turn errors into messages and exit codes; SIGTERM counts as an interruption."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except ConfigError as error:
+        for problem in error.problems:
+            console.print(f"✗ {problem}", markup=False, highlight=False, soft_wrap=True)
+        console.print("Nothing was started.")
+        sys.exit(USAGE)
+    except CaptionmillError as error:
+        console.print(f"✗ {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(FAILED)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted. What is committed is kept; go on with: {again}", markup=False, soft_wrap=True)
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Everything that can be found wrong before work begins, found at once and said in one message."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from actors import checkpoint
+from pipeline import shards, storage
+from pipeline.anyres import Geometry
+from pipeline.config import InputConfig, Job, Loaded, ModelConfig, OutputConfig
+from pipeline.errors import ConfigError, StorageError
+from pipeline.recipe import Checkpoint
+from pipeline.types import Shard
+
+S = TypeVar("S")
+T = TypeVar("T")
+DEMO = Path(__file__).parent / "demo" / "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A job that may start: `job` has the demo's folder in place of "demo"."""
+
+    job: Job
+    shards: tuple[Shard, ...]
+    folder: Path
+    checkpoint: Checkpoint
+    geometry: Geometry
+
+
+def check(loaded: Loaded) -> Ready:
+    """Check what a parsed job file points at. Raises ConfigError with every problem, the file's own included.
+
+    Input, output and model are looked at side by side, so that one that does not answer costs its own time only.
+    """
+    problems = list(loaded.problems)
+    with ThreadPoolExecutor(3) as pool:
+        listed = pool.submit(_try, _list, loaded.sections.get("input"), problems)
+        pool.submit(_try, _write, loaded.sections.get("output"), problems)
+        model = pool.submit(_try, _model, loaded.sections.get("model"), problems)
+    found, loadable = listed.result(), model.result()
+    if problems or found is None or loadable is None:
+        raise ConfigError(sorted(set(problems), key=problems.index))
+    folder, geometry = loadable
+    job = loaded.job()
+    described = checkpoint.describe(folder, job.model)
+    return Ready(replace(job, model=_resolved(job.model)), tuple(found), folder, described, geometry)
+
+
+def _try(look: Callable[[S], T], section: S | None, problems: list[str]) -> T | None:
+    """What `look` finds, or None with its complaints in `problems`, also where the section itself did not parse."""
+    if section is None:
+        return None
+    try:
+        return look(section)
+    except ConfigError as error:
+        problems += error.problems
+    except StorageError as error:
+        problems.append(str(error))
+    return None
+
+
+def _list(section: InputConfig) -> list[Shard]:
+    return shards.list_shards(section.uris, section.root)
+
+
+def _write(section: OutputConfig) -> None:
+    storage.check_writable(section.uri)
+
+
+def _model(section: ModelConfig) -> tuple[Path, Geometry]:
+    if section.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+        raise ConfigError(['[model] attention: flash_attention_2 needs the package flash-attn; "sdpa" needs nothing'])
+    folder = checkpoint.fetch(_resolved(section))
+    return folder, checkpoint.geometry(folder)
+
+
+def _resolved(model: ModelConfig) -> ModelConfig:
+    return replace(model, path=str(DEMO)) if model.path == "demo" else model
