@@ -1,0 +1,144 @@
+"""actors.captioner: units in, answers out, with a small generator that answers from the asset's digest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pytest
+
+from actors.captioner import Captioner, OutOfMemory, batches
+from pipeline.config import GenerationConfig, PromptConfig
+from pipeline.errors import MediaError
+from pipeline.types import (
+    Answer,
+    Asset,
+    Caption,
+    Code,
+    Cost,
+    Finish,
+    Media,
+    Prepared,
+    Problem,
+    Request,
+    Sample,
+    Shard,
+    ShardFormat,
+    Size,
+    Stage,
+    Turn,
+    Unit,
+    View,
+)
+
+PROMPTS = (PromptConfig("long", (Turn("user", "Describe."),)), PromptConfig("count", (Turn("user", "How many?"),)))
+SETTINGS = GenerationConfig(max_new_tokens=8, batch_tokens=400, batch_size=8)
+
+
+class Echo:
+    """Says digest and prompt id; prompts are as long as the digest says; holds `room` requests at once."""
+
+    def __init__(self, room: int = 1000) -> None:
+        self.room = room
+        self.calls: list[int] = []
+
+    def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
+        if prompt.id in text:
+            raise MediaError(Code.MISSING_FIELD, f"no {prompt.id}")
+        return Request(sample, prompt.id, (7,) * int(sample.view.sha256[:4], 16), 5)
+
+    def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
+        self.calls.append(len(requests))
+        if len(requests) > self.room:
+            raise OutOfMemory(f"{len(requests)} are too many")
+        return [caption(r.sample.view.sha256, r.prompt_id) for r in requests]
+
+
+def caption(sha256: str, prompt_id: str) -> Caption:
+    return Caption(f"{sha256} {prompt_id}", (1, 2), Finish.STOP, -0.5, 9, 5)
+
+
+def unit(lengths: Sequence[int], text: Mapping[int, Mapping[str, str]] | None = None) -> Prepared:
+    """A unit whose assets ask for prompts of so many tokens; 0 stands for an asset that did not decode."""
+    shard = Shard("mem://a", "a", "1", 1, ShardFormat.TAR)
+    sha = [f"{n:04x}{i:04x}" for i, n in enumerate(lengths)]
+    assets = [
+        Asset(f"{i:032x}", f"k{i}", Media.IMAGE, (), s, 1, (text or {}).get(i, {}), (Size(1, 1),))
+        for i, s in enumerate(sha)
+    ]
+    views = [View(i, Media.IMAGE, s, (Size(1, 1),), (1, 1), 2, ()) for i, s in enumerate(sha)]
+    samples = [Sample(v, np.zeros((2, 1, 1, 3), np.uint8)) for v, n in zip(views, lengths, strict=True) if n]
+    corrupt = Problem(Stage.DECODE, Code.CORRUPT, "broken")
+    problems = [Answer(i, s, None, corrupt) for i, (s, n) in enumerate(zip(sha, lengths, strict=True)) if not n]
+    whole = Unit("u", shard, 0, len(sha), Cost(1, 1, 1))
+    return Prepared(whole, tuple(assets), tuple(samples), tuple(problems))
+
+
+@pytest.mark.parametrize("room", [1000, 3, 1])
+def test_answers_come_in_input_order_whatever_ran_together(room: int) -> None:
+    prepared = unit([30, 90, 60, 0, 120, 45, 10])
+
+    captioned = Captioner(lambda: Echo(room), PROMPTS, SETTINGS).caption(prepared)
+
+    expected = [
+        Answer(v.position, v.sha256, p.id, caption(v.sha256, p.id)) for v in captioned.views for p in PROMPTS
+    ]
+    expected[6:6] = prepared.problems
+    assert list(captioned.answers) == expected
+
+
+def test_unit_assets_and_views_travel_on() -> None:
+    prepared = unit([30, 0, 60])
+
+    captioned = Captioner(Echo, PROMPTS, SETTINGS).caption(prepared)
+
+    assert (captioned.unit, captioned.assets) == (prepared.unit, prepared.assets)
+    assert captioned.views == tuple(s.view for s in prepared.samples)
+
+
+def test_a_unit_without_samples_is_its_problems() -> None:
+    prepared = unit([0, 0])
+
+    assert Captioner(Echo, PROMPTS, SETTINGS).caption(prepared).answers == prepared.problems
+
+
+def test_a_prompt_that_cannot_be_asked_is_a_problem_of_that_prompt_alone() -> None:
+    captioned = Captioner(Echo, PROMPTS, SETTINGS).caption(unit([30, 40], {1: {"count": "x"}}))
+
+    assert captioned.answers[3].outcome == Problem(Stage.PROMPT, Code.MISSING_FIELD, "no count")
+    assert [a.prompt_id for a in captioned.answers if isinstance(a.outcome, Caption)] == ["long", "count", "long"]
+
+
+def test_a_batch_is_halved_until_it_fits() -> None:
+    echo = Echo(room=3)
+
+    captioned = Captioner(lambda: echo, PROMPTS[:1], SETTINGS).caption(unit([40] * 8))
+
+    assert all(isinstance(a.outcome, Caption) for a in captioned.answers)
+    assert echo.calls == [8, 4, 2, 2, 4, 2, 2]
+
+
+def test_one_request_that_does_not_fit_fails_alone() -> None:
+    captioned = Captioner(lambda: Echo(room=0), PROMPTS, SETTINGS).caption(unit([40, 50]))
+
+    problem = Problem(Stage.GENERATE, Code.OUT_OF_MEMORY, "1 are too many")
+    assert [a.outcome for a in captioned.answers] == [problem] * 4
+
+
+def test_prompts_of_a_sample_stay_in_one_batch() -> None:
+    requests = [
+        Echo().encode(sample, prompt, {}) for sample in unit([30, 90, 60, 120, 45, 10]).samples for prompt in PROMPTS
+    ]
+
+    found = [[r.sample.view.position for r in batch] for batch in batches(requests, SETTINGS)]
+
+    assert found == [[3, 3], [1, 1, 2, 2], [4, 4, 0, 0, 5, 5]]
+
+
+def test_prompts_of_a_sample_that_exceed_the_settings_are_divided_into_consecutive_batches() -> None:
+    prompts = [PromptConfig(str(i), PROMPTS[0].turns) for i in range(5)]
+    requests = [Echo().encode(sample, p, {}) for sample in unit([190, 180]).samples for p in prompts]
+
+    found = [[r.sample.view.position for r in batch] for batch in batches(requests, SETTINGS)]
+
+    assert found == [[0, 0], [0, 0], [0], [1, 1], [1, 1], [1]]

@@ -1,0 +1,216 @@
+"""actors.decoding: equal to transformers' own model, with random weights in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from actors.captioner import batches
+from actors.checkpoint import geometry
+from actors.decoding import CROPS_PER_PASS, Vision, normalized
+from actors.replica import Replica
+from pipeline.anyres import Geometry
+from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
+from pipeline.types import Caption, Finish, Media, Request, Turn
+from tests.checkpoints import Asked, Oracle, clip, picture, write
+
+NEW_TOKENS = 24
+TURNS = (Turn("user", "Describe the image in detail."),)
+PROMPT = PromptConfig("detailed", TURNS)
+# Width and height: one tile, wide, tall, square, strips, and beyond nine tiles, where features are interpolated.
+SIZES = [
+    (1, 1), (5, 300), (300, 5), (40, 40), (72, 72), (73, 72), (100, 60), (60, 100), (144, 144), (150, 149), (200, 72),
+    (72, 200), (216, 144), (144, 216), (217, 145), (216, 216), (288, 72), (72, 288), (288, 144), (144, 288),
+    (288, 216), (216, 288), (288, 288), (300, 290), (400, 300), (300, 400), (500, 100), (100, 500), (640, 480), (333, 77),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return write(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def oracle(folder: Path) -> Oracle:
+    return Oracle(folder)
+
+
+@pytest.fixture(scope="module")
+def tiles(folder: Path) -> Geometry:
+    return geometry(folder)
+
+
+@pytest.fixture(scope="module")
+def replica(folder: Path, tiles: Geometry) -> Replica:
+    return Replica(ModelConfig(str(folder), dtype="float32"), str(folder), tiles, NEW_TOKENS)
+
+
+def mixed() -> list[Asked]:
+    """30 images, 8 keys of 2 or 3 images, 8 clips of 1 to 16 frames, in an order that mixes them."""
+    asked = [Asked(Media.IMAGE, (picture(i, *size),), TURNS) for i, size in enumerate(SIZES)]
+    for i, (width, height) in enumerate(SIZES[:8]):
+        pictures = tuple(picture(100 * i + j, width + 30 * j, height) for j in range(2 + i % 2))
+        asked.append(Asked(Media.IMAGES, pictures, TURNS))
+    asked += [
+        Asked(Media.VIDEO, clip(i, frames), TURNS) for i, frames in enumerate((1, 2, 3, 4, 6, 8, 12, 16))
+    ]
+    order = np.random.default_rng(0).permutation(len(asked))
+    return [asked[i] for i in order]
+
+
+def run(
+    replica: Replica, requests: Sequence[Request], settings: GenerationConfig, batch_size: int | None = None
+) -> list[Caption]:
+    """The captions of `requests`, generated in buckets, in the order of their samples."""
+    found: dict[int, Caption] = {}
+    for batch in batches(requests, settings):
+        for request, caption in zip(batch, replica.generate(batch, settings), strict=True):
+            found[request.sample.view.position] = caption
+    return [found[position] for position in sorted(found)]
+
+
+def requests_of(replica: Replica, asked: Sequence[Asked], tiles: Geometry) -> list[Request]:
+    return [replica.encode(one.sample(tiles, i), PROMPT, {}) for i, one in enumerate(asked)]
+
+
+def test_normalisation_of_all_pixel_values_is_transformers_own(oracle: Oracle, tiles: Geometry) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    pil = oracle.processor.image_processor
+    expected = pil.normalize(
+        pil.rescale(values[0].transpose(2, 0, 1), pil.rescale_factor), tiles.mean, tiles.std
+    )
+
+    ours = normalized(torch.from_numpy(values), tiles.mean, tiles.std)
+
+    assert np.array_equal(ours[0].numpy(), expected)
+
+
+@pytest.mark.parametrize("size", [(30, 40), (200, 90), (288, 288)])
+def test_pixels_of_an_image_are_transformers_own(
+    oracle: Oracle, tiles: Geometry, size: tuple[int, int]
+) -> None:
+    asked = Asked(Media.IMAGE, (picture(3, *size),), TURNS)
+
+    ours = normalized(torch.from_numpy(asked.sample(tiles).crops), tiles.mean, tiles.std)
+
+    torch.testing.assert_close(ours, oracle.inputs(asked)["pixel_values"][0], rtol=0, atol=1e-6)
+
+
+def visual_of(oracle: Oracle, asked: Asked) -> torch.Tensor:
+    """transformers' visual tokens of one asset."""
+    inputs = oracle.inputs(asked)
+    model = oracle.model.model
+    with torch.inference_mode():
+        if asked.media is Media.VIDEO:
+            video: torch.Tensor = model.get_video_features(inputs["pixel_values_videos"]).pooler_output[0]
+            return video
+        inputs = {k: inputs[k] for k in ("pixel_values", "image_sizes", "batch_num_images")}
+        return torch.cat(model.get_image_features(**inputs).pooler_output)
+
+
+def test_visual_tokens_of_all_media_are_transformers_own(oracle: Oracle, tiles: Geometry) -> None:
+    asked = mixed()
+    with torch.inference_mode():
+        ours = Vision(oracle.model, tiles).tokens([one.sample(tiles, i) for i, one in enumerate(asked)])
+
+    for one, tokens in zip(asked, ours, strict=True):
+        torch.testing.assert_close(tokens, visual_of(oracle, one), rtol=1e-4, atol=1e-5)
+
+
+def counted(module: Any) -> tuple[list[int], Callable[[], None]]:
+    """Batch sizes that `module` is called with, and what stops the counting."""
+    sizes: list[int] = []
+    handle = module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    return sizes, handle.remove
+
+
+def test_the_vision_tower_sees_every_real_crop_once_in_bounded_passes(
+    oracle: Oracle, tiles: Geometry
+) -> None:
+    samples = [one.sample(tiles, i) for i, one in enumerate(mixed())]
+    sizes, stop = counted(oracle.model.model.vision_tower)
+    with torch.inference_mode():
+        Vision(oracle.model, tiles).tokens(samples)
+    stop()
+
+    assert sum(sizes) == sum(sample.view.n_crops for sample in samples)
+    assert max(sizes) == CROPS_PER_PASS
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 32])
+def test_greedy_ids_in_buckets_equal_generate_one_by_one(
+    oracle: Oracle, replica: Replica, tiles: Geometry, batch_size: int
+) -> None:
+    asked = mixed()
+    settings = GenerationConfig(max_new_tokens=NEW_TOKENS, batch_tokens=8192, batch_size=batch_size)
+
+    ours = run(replica, requests_of(replica, asked, tiles), settings)
+
+    expected = [oracle.greedy(one, NEW_TOKENS) for one in asked]
+    assert len(set(expected)) > 40  # else they would show nothing
+    assert [caption.token_ids for caption in ours] == expected
+
+
+def test_mean_logprob_is_that_of_a_full_forward_pass(
+    oracle: Oracle, replica: Replica, tiles: Geometry
+) -> None:
+    asked = mixed()[:12]
+
+    for one, caption in zip(asked, run(replica, requests_of(replica, asked, tiles), SETTINGS), strict=True):
+        assert caption.mean_logprob == pytest.approx(teacher_forced(oracle, one, caption.token_ids), abs=1e-4)
+
+
+SETTINGS = GenerationConfig(max_new_tokens=NEW_TOKENS)
+
+
+def teacher_forced(oracle: Oracle, asked: Asked, ids: Sequence[int]) -> float:
+    """Mean log-probability of `ids` after the prompt, from one pass of the whole model over both."""
+    inputs = oracle.inputs(asked)
+    whole = torch.cat([inputs["input_ids"], torch.tensor([ids])], dim=1)
+    with torch.inference_mode():
+        logits = oracle.model(
+            **{**inputs, "input_ids": whole, "attention_mask": torch.ones_like(whole)}
+        ).logits
+    logs = logits[0, -len(ids) - 1 : -1].log_softmax(-1)
+    return float(logs.gather(1, torch.tensor(ids)[:, None]).mean())
+
+
+def test_generation_ends_with_the_stop_token_or_the_limit(
+    folder: Path, oracle: Oracle, replica: Replica, tiles: Geometry, tmp_path: Path
+) -> None:
+    """With the ids that end captions chosen so that some end early, some late and some at the limit."""
+    asked = mixed()
+    free = [oracle.greedy(one, NEW_TOKENS) for one in asked]
+    stops = (free[0][1], free[1][6], free[2][15])
+    expected = [ids[: first(ids, stops)] for ids in free]
+
+    stopping = with_stops(folder, tmp_path, stops)
+    replica = Replica(ModelConfig(str(stopping), dtype="float32"), str(stopping), tiles, NEW_TOKENS)
+    ours = run(replica, requests_of(replica, asked, tiles), SETTINGS)
+
+    assert [caption.token_ids for caption in ours] == expected
+    assert {caption.finish for caption in ours} == {Finish.STOP, Finish.LENGTH}
+    for caption in ours:
+        assert caption.finish is (Finish.STOP if caption.token_ids[-1] in stops else Finish.LENGTH)
+        assert caption.finish is Finish.STOP or caption.n_output_tokens == NEW_TOKENS
+        assert math.isfinite(caption.mean_logprob)
+
+
+def first(ids: Sequence[int], stops: Sequence[int]) -> int:
+    """How many tokens there are up to the first stop, or all."""
+    return next((i for i, token in enumerate(ids, 1) if token in stops), len(ids))
+
+
+def with_stops(folder: Path, to: Path, stops: Sequence[int]) -> Path:
+    """A copy of the checkpoint whose generation settings end captions at `stops`."""
+    for file in folder.iterdir():
+        (to / file.name).write_bytes(file.read_bytes())
+    (to / "generation_config.json").write_text(f'{{"eos_token_id": {list(stops)}}}')
+    return to

@@ -1,0 +1,157 @@
+"""Crops and token counts against transformers' own LLaVA-OneVision processor (PIL), for all aspects."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
+from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
+
+from pipeline.anyres import Geometry
+from pipeline.types import Media, Pixels, Size
+
+
+class Oracle:
+    """transformers' processor beside our geometry, made from the same configuration."""
+
+    def __init__(self, tile: int, side: int, mean: tuple[float, float, float]) -> None:
+        pinpoints = [[tile * r, tile * c] for r in range(1, side + 1) for c in range(1, side + 1)]
+        std = (0.5, 0.4, 0.3)
+        processor: dict[str, Any] = {
+            "size": {"height": tile, "width": tile},
+            "image_grid_pinpoints": pinpoints,
+            "image_mean": list(mean),
+            "image_std": list(std),
+        }
+        config = {
+            "model_type": "llava_onevision",
+            "image_grid_pinpoints": pinpoints,
+            "vision_config": {"image_size": tile, "patch_size": 14},
+        }
+        self.tile, self.mean, self.std = tile, mean, std
+        self.geometry = Geometry.from_checkpoint(config, processor, None)
+        self.images = LlavaOnevisionImageProcessorPil(**processor)
+        # Its __init__ wants a tokenizer; counting tokens needs none of what that would set up.
+        self.words = LlavaOnevisionProcessor.__new__(LlavaOnevisionProcessor)
+        self.words.image_processor = self.images
+        self.words.num_image_tokens = (tile // 14) ** 2
+        self.words.vision_aspect_ratio = "anyres_max_9"
+        self.words.vision_feature_select_strategy = "full"
+        self.words.image_token, self.words.video_token = "i", "v"
+
+    def process(self, pictures: Any) -> Any:
+        return self.images.preprocess(pictures, return_tensors="np")
+
+    def difference(self, crops: Pixels, expected: Any) -> float:
+        """The largest difference after normalisation; infinite for another number of crops."""
+        ours = (crops.astype(np.float64) / 255 - self.mean) / self.std
+        theirs = np.asarray(expected, np.float64).transpose(0, 2, 3, 1)
+        return float(np.abs(ours - theirs).max()) if ours.shape == theirs.shape else float("inf")
+
+
+REAL = Oracle(384, 6, (0.5, 0.5, 0.5))  # as llava-hf ships it: 36 pinpoints, 27 x 27 patches
+DEMO = Oracle(72, 4, (0.48145466, 0.4578275, 0.40821073))  # the demo: 16 pinpoints, 5 x 5 patches
+
+
+def sizes(n: int, most: int, seed: int) -> list[Size]:
+    """`n` sizes up to 6000 x 4000 pixels: a list of edges, then log-uniform areas up to `most` and aspects."""
+    dice = random.Random(seed)
+    found = [Size(1, 1), Size(1, 4000), Size(6000, 1), Size(384, 384), Size(1153, 944), Size(6000, 40)]
+    while len(found) < n:
+        area = np.exp(dice.uniform(0, np.log(most)))
+        aspect = np.exp(dice.choice((0.0, dice.gauss(0, 0.4), dice.uniform(-5, 5))))
+        width, height = round((area * aspect) ** 0.5), round((area / aspect) ** 0.5)
+        if 1 <= width <= 6000 and 1 <= height <= 4000:
+            found.append(Size(width, height))
+    return found[:n]
+
+
+def picture(size: Size, seed: int) -> Image.Image:
+    """Noise over a gradient: neither resampling nor padding can hide in it."""
+    noise = np.random.default_rng(seed).integers(0, 256, (size.height, size.width, 3), np.uint8)
+    ramp = np.linspace(0, 255, size.width).astype(np.uint8)[None, :, None]
+    return Image.fromarray(np.maximum(noise, ramp))
+
+
+def compare_images(oracle: Oracle, chosen: Iterable[Size]) -> None:
+    """Compare crops and tokens of single images, and print the score."""
+    n, equal, worst = 0, 0, 0.0
+    for i, size in enumerate(chosen):
+        image = picture(size, i)
+        theirs = oracle.process(image)
+        difference = oracle.difference(oracle.geometry.crops(image), theirs["pixel_values"][0])
+        tokens = len(oracle.words.replace_image_token(theirs, 0))
+        cost = oracle.geometry.cost(Media.IMAGE, [size], 0)
+        crops = len(theirs["pixel_values"][0])
+        n, worst = n + 1, max(worst, difference)
+        equal += difference <= 1e-6 and (cost.visual_tokens, cost.crops) == (tokens, crops)
+    print(f"\n{oracle.tile} px: {n} images, {equal} equal in crops and tokens, max difference {worst:.2e}")
+    assert equal == n
+
+
+def compare_groups(oracle: Oracle, groups: Iterable[list[Size]]) -> None:
+    """The same for several images under one prompt: nested lists, so that `batch_num_images` counts them."""
+    n, equal, worst = 0, 0, 0.0
+    for group in groups:
+        images = [picture(size, i) for i, size in enumerate(group)]
+        theirs = oracle.process([images])
+        pairs = zip(images, theirs["pixel_values"], strict=True)
+        difference = max(oracle.difference(oracle.geometry.square(image), pixels) for image, pixels in pairs)
+        tokens = sum(len(oracle.words.replace_image_token(theirs, i)) for i in range(len(group)))
+        cost = oracle.geometry.cost(Media.IMAGES, group, 0)
+        n, worst = n + len(group), max(worst, difference)
+        equal += len(group) * (difference <= 1e-6 and cost.visual_tokens == tokens)
+    print(f"\n{oracle.tile} px: {n} of several images compared, {equal} equal, max difference {worst:.2e}")
+    assert equal == n
+
+
+@pytest.mark.parametrize("oracle", [REAL, DEMO], ids=["384px", "72px"])
+def test_single_images_equal_transformers(oracle: Oracle) -> None:
+    compare_images(oracle, sizes(20, 500_000, seed=1))
+
+
+@pytest.mark.parametrize("oracle", [REAL, DEMO], ids=["384px", "72px"])
+def test_several_images_equal_transformers(oracle: Oracle) -> None:
+    found = sizes(20, 300_000, seed=2)[3:]
+    compare_groups(oracle, [found[i : i + 2 + i % 3] for i in range(0, len(found) - 3, 4)])
+
+
+@pytest.mark.slow
+def test_a_thousand_sizes_equal_transformers() -> None:
+    """500 sizes for each configuration; log-uniform areas, so that few are large (24 million pixels take 1 s)."""
+    large = [Size(6000, 4000), Size(4000, 3000), Size(2304, 2304)]
+    compare_images(REAL, [*sizes(496, 6_000_000, seed=3), *large])
+    compare_images(DEMO, [*sizes(500, 12_000_000, seed=4), Size(6000, 4000)])
+
+
+@pytest.mark.slow
+def test_many_groups_equal_transformers() -> None:
+    for oracle in (REAL, DEMO):
+        found = [size for size in sizes(200, 3_000_000, seed=5) if max(size.width, size.height) <= 3000]
+        compare_groups(oracle, [found[i : i + 2 + i % 3] for i in range(0, len(found) - 3, 4)])
+
+
+@pytest.mark.parametrize("oracle", [REAL, DEMO], ids=["384px", "72px"])
+def test_tokens_of_twenty_thousand_sizes_equal_transformers(oracle: Oracle) -> None:
+    chosen = [Size(w, h) for w in range(1, 6001, 27) for h in range(1, 4001, 17)]
+    equal = sum(
+        oracle.words._get_number_of_features(s.height, s.width, oracle.tile, oracle.tile)
+        == oracle.geometry.image_tokens(s)
+        for s in random.Random(6).sample(chosen, 20_000)
+    )
+    print(f"\n{oracle.tile} px: {equal} of 20000 token counts equal")
+    assert equal == 20_000
+
+
+@pytest.mark.parametrize("oracle", [REAL, DEMO], ids=["384px", "72px"])
+def test_clips_have_as_many_tokens_as_in_transformers(oracle: Oracle) -> None:
+    for frames in (1, 2, 16, 64):
+        clip = {"pixel_values_videos": [np.empty((frames, 3, oracle.tile, oracle.tile), np.uint8)]}
+        assert oracle.geometry.video_tokens(frames) == len(oracle.words.replace_video_token(clip, 0))
