@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import TracebackType
 
+import pyarrow as pa
+
 from actors.sandbox import Sandbox, Seen
+from pipeline import schema
 from pipeline.anyres import Geometry
 from pipeline.config import ImageConfig, VideoConfig
 from pipeline.errors import MediaError
+from pipeline.index import read_index
 from pipeline.read import read_assets
 from pipeline.types import Answer, Asset, Clip, Code, Prepared, Problem, Sample, Stage, Unit, View
 
@@ -30,6 +34,11 @@ class Preprocessor:
     def close(self) -> None:
         """End the decoder process."""
         self._sandbox.close()
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """`prepare` for one-row tables (`pipeline.schema`); the assets come from the unit's index."""
+        unit, index_uri = schema.table_to_unit(table)
+        return schema.prepared_to_table(self.prepare(unit, read_index(index_uri, unit.first, unit.count)))
 
     def prepare(self, unit: Unit, assets: Sequence[Asset]) -> Prepared:
         """Every asset of the unit (in the unit's order), once: as a sample, or as a problem under all prompts.

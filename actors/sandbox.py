@@ -143,6 +143,11 @@ class Sandbox:
         return self._child
 
 
+def prober(image: ImageConfig, video: VideoConfig) -> Callable[[Media, bytes], Size | Clip]:
+    """`Sandbox.probe` of a sandbox of its own, for who needs headers only."""
+    return Sandbox(image, video).probe
+
+
 class _Lost(MediaError):
     """The child is of no use any more, and why."""
 

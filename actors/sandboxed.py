@@ -117,7 +117,7 @@ def serve(handler: Handler = answer) -> None:
             wire.send(sock, {"code": Code.TOO_LARGE, "message": message, "exhausted": True})
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        wire.send(sock, reply, [memoryview(part) for part in payload])
+        wire.send(sock, reply, [part.data for part in payload])
 
 
 def _limit(memory_bytes: int) -> None:

@@ -61,7 +61,7 @@ def receive(
 
 def _exactly(sock: socket.socket, n: int, deadline: float | None) -> Pixels:
     data = np.empty(n, np.uint8)
-    view, got = memoryview(data), 0
+    view, got = data.data, 0
     while got < n:
         sock.settimeout(_left(deadline))
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -16,7 +16,8 @@ from rich.console import Console
 from actors.captioner import Captioner
 from actors.indexer import Indexer
 from actors.preprocessor import Preprocessor
-from actors.replica import replica
+from actors.replica import Replica
+from actors.sandbox import prober
 from jobs.preflight import Ready
 from jobs.progress import Progress
 from pipeline import flow, publish, schema, storage
@@ -43,21 +44,36 @@ class Actors:
 
 
 def actors(ready: Ready) -> Actors:
-    """The real ones."""
+    """The real ones. Ray is connected: a replica on CPU gets its share of this cluster's cores as threads."""
     job = ready.job
-    threads = job.model.threads or max(1, int(ray.cluster_resources().get("CPU", 1)) // job.cluster.replicas)
-    make = partial(replica, job.model, str(ready.folder), ready.geometry, threads, job.cluster.gpus_per_replica)
-    return Actors(
-        indexer=flow.Actor(
-            Indexer,
-            {"dataset": job.input.dataset, "output": job.output.uri, "limits": job.input,
-             "image": job.image, "video": job.video, "geometry": ready.geometry},
-        ),
-        preprocessor=flow.Actor(
-            Preprocessor, {"image": job.image, "video": job.video, "geometry": ready.geometry}
-        ),
-        captioner=flow.Actor(Captioner, {"replica": make, "prompts": job.prompts, "settings": job.generation}),
+    cores = int(ray.cluster_resources().get("CPU", 1))
+    model = replace(job.model, threads=job.model.threads or max(1, cores // job.cluster.replicas))
+    replica = partial(
+        Replica,
+        model,
+        str(ready.folder),
+        ready.geometry,
+        job.generation.max_new_tokens,
+        job.cluster.gpus_per_replica,
     )
+    return Actors(
+        flow.Actor(
+            Indexer,
+            {
+                "output": job.output.uri,
+                "config": job.input,
+                "probe_factory": partial(prober, job.image, job.video),
+                "probe_id": _probe_id(job),
+            },
+        ),
+        flow.Actor(Preprocessor, {"image": job.image, "video": job.video, "geometry": ready.geometry}),
+        flow.Actor(Captioner, {"replica": replica, "prompts": job.prompts, "settings": job.generation}),
+    )
+
+
+def _probe_id(job: Job) -> str:
+    """What of the job decides which media the index calls readable."""
+    return f"{job.image.max_pixels}-{job.video.max_pixels}"
 
 
 def recipe(ready: Ready) -> Recipe:
@@ -117,7 +133,7 @@ def _check_cluster(job: Job) -> None:
 def _index(ready: Ready, indexer: flow.Actor, console: Console) -> list[str]:
     """The index address of every shard, after making those that are missing."""
     job = ready.job
-    uris = [index_uri(job.output.uri, shard, job.input) for shard in ready.shards]
+    uris = [index_uri(job.output.uri, shard, job.input, _probe_id(job)) for shard in ready.shards]
     there = {e.uri for e in storage.listing(storage.join(job.output.uri, "index"))}
     missing = [s for s, uri in zip(ready.shards, uris, strict=True) if uri not in there]
     if missing:

@@ -71,6 +71,7 @@ FOREIGN_MAGIC = {
 OTHER_MAGIC = {
     b"\x1f\x8b": "gzip data", b"PK\x03\x04": "a zip archive", b"{": "JSON text", b"[": "JSON text",
 }  # fmt: skip
+TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by field type
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 
 
@@ -266,14 +267,20 @@ def _is_cut(data: bytes) -> bool:
 
 
 def _directory_end(data: bytes) -> int:
-    """Where a TIFF's first directory (a count, 12 bytes per entry, an offset) ends; often it stands last."""
+    """Where a TIFF's first directory and the values that it points to end; writers often put them last."""
     order = "<" if data.startswith(b"II") else ">"
-    if len(data) < 8:
-        return 8
-    (at,) = struct.unpack_from(order + "I", data, 4)
-    if at + 2 > len(data):
-        return int(at) + 2
-    return int(at) + 6 + 12 * int(struct.unpack_from(order + "H", data, at)[0])
+    end = 8
+    try:
+        (at,) = struct.unpack_from(order + "I", data, 4)
+        (count,) = struct.unpack_from(order + "H", data, at)
+        end = at + 6 + 12 * count
+        for entry in range(at + 2, end - 4, 12):
+            kind, values, offset = struct.unpack_from(order + "2xHII", data, entry)
+            size = values * TIFF_BYTES.get(kind, 0)
+            end = max(end, offset + size if size > 4 else 0)
+    except struct.error:
+        return len(data) + 1
+    return end
 
 
 def _boxes_end(data: bytes) -> int:

@@ -33,7 +33,9 @@ def problems(prompts: Sequence[PromptConfig], special: Sequence[str] = ()) -> tu
         where = f"[[prompt]] {prompt.id}"
         if any(match[0] in ("{", "}") for match in FIELD.finditer(text)):
             found.append(f"{where}: a field is {{name}} or {{name|default}}; write {{{{ and }}}} for braces")
-        found += [f"{where}: leave {token} out; the chat template writes it" for token in special if token in text]
+        found += [
+            f"{where}: leave {token} out; the chat template writes it" for token in special if token in text
+        ]
     return tuple(found)
 
 
@@ -45,7 +47,9 @@ def messages(
     `text` has the asset's fields, `special` the spellings that must not become special tokens. MediaError
     (missing_field) where a turn names a field that the asset lacks and gives no default.
     """
-    pictures: list[Message] = [{"type": "video"}] if media is Media.VIDEO else [{"type": "image"}] * n_pictures
+    pictures: list[Message] = (
+        [{"type": "video"}] if media is Media.VIDEO else [{"type": "image"}] * n_pictures
+    )
     chat: list[Message] = []
     for turn in turns:
         said: list[Message] = [{"type": "text", "text": plain(filled(turn.text, text), special)}]

@@ -24,9 +24,10 @@ _INVISIBLE = re.compile(
     + "".join(chr(plane << 16 | last) for plane in range(15) for last in (0xFFFE, 0xFFFF))
     + "]"
 )
+# at the beginning of a clause: a mug may well say "I can't even"
 _REFUSAL = re.compile(
-    r"\bi(?:['’]?m| am) (?:very |so )?sorry\b|\bi (?:can ?not|can['’]?t)\b"
-    r"|\bi(?:['’]?m| am) (?:un|not )able to\b|\bas an ai\b",
+    r"(?:^|[.!?,;] |\bbut )(?:i(?:['’]?m| am) (?:very |so )?sorry\b|i (?:can ?not|can['’]?t)\b"
+    r"|i(?:['’]?m| am) (?:un|not )able to\b|as an ai\b)",
     re.I,
 )
 _URL = re.compile(r"\b(?:https?://|www\.)\S", re.I)

@@ -70,7 +70,11 @@ PROCESSOR = {
     "image_token": "<image>",
     "video_token": "<video>",
 }
-CORPUS = ("Describe the image in detail.", "What is shown here? user assistant", "a red circle above a square")
+CORPUS = (
+    "Describe the image in detail.",
+    "What is shown here? user assistant",
+    "a red circle above a square",
+)
 
 
 def write(folder: Path, *, hub_names: bool = True, seed: int = 0) -> Path:

@@ -1,11 +1,15 @@
 """Held-out accuracy of a saved checkpoint: transformers' own image processor, packing and generate, fp32."""
 
+import json
 import math
+import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+import transformers
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
@@ -96,6 +100,18 @@ def batches(kind: Kind, per_kind: int, seed0: int) -> Iterator[list[Scene]]:
             group = []
         group.append(one)
     yield group
+
+
+def record(folder: Path, per_kind: int, minutes: float) -> None:
+    """Measure, print and write folder/ACCURACY.json, with how the checkpoint came about."""
+    result = measure(folder, per_kind) | {
+        "training_minutes": minutes,
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}, no GPU",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    words = json.dumps(result, indent=1)
+    (folder / "ACCURACY.json").write_text(words + "\n")
+    print(words)
 
 
 def measure(folder: Path, per_kind: int, seed0: int = SEED) -> dict[str, object]:

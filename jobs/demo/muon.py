@@ -34,7 +34,9 @@ class Muon(torch.optim.Optimizer):
                     shapes[weight.shape].append(weight)
             for shape, weights in shapes.items():
                 updates = orthogonal(
-                    torch.stack([self._nesterov(weight, weight.grad, group["momentum"]) for weight in weights])
+                    torch.stack(
+                        [self._nesterov(weight, weight.grad, group["momentum"]) for weight in weights]
+                    )
                 )
                 for weight, update in zip(weights, updates, strict=True):
                     weight.add_(update, alpha=-group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5)

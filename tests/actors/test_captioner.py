@@ -31,7 +31,10 @@ from pipeline.types import (
     View,
 )
 
-PROMPTS = (PromptConfig("long", (Turn("user", "Describe."),)), PromptConfig("count", (Turn("user", "How many?"),)))
+PROMPTS = (
+    PromptConfig("long", (Turn("user", "Describe."),)),
+    PromptConfig("count", (Turn("user", "How many?"),)),
+)
 SETTINGS = GenerationConfig(max_new_tokens=8, batch_tokens=400, batch_size=8)
 
 
@@ -69,7 +72,9 @@ def unit(lengths: Sequence[int], text: Mapping[int, Mapping[str, str]] | None = 
     views = [View(i, Media.IMAGE, s, (Size(1, 1),), (1, 1), 2, ()) for i, s in enumerate(sha)]
     samples = [Sample(v, np.zeros((2, 1, 1, 3), np.uint8)) for v, n in zip(views, lengths, strict=True) if n]
     corrupt = Problem(Stage.DECODE, Code.CORRUPT, "broken")
-    problems = [Answer(i, s, None, corrupt) for i, (s, n) in enumerate(zip(sha, lengths, strict=True)) if not n]
+    problems = [
+        Answer(i, s, None, corrupt) for i, (s, n) in enumerate(zip(sha, lengths, strict=True)) if not n
+    ]
     whole = Unit("u", shard, 0, len(sha), Cost(1, 1, 1))
     return Prepared(whole, tuple(assets), tuple(samples), tuple(problems))
 
@@ -106,7 +111,11 @@ def test_a_prompt_that_cannot_be_asked_is_a_problem_of_that_prompt_alone() -> No
     captioned = Captioner(Echo, PROMPTS, SETTINGS).caption(unit([30, 40], {1: {"count": "x"}}))
 
     assert captioned.answers[3].outcome == Problem(Stage.PROMPT, Code.MISSING_FIELD, "no count")
-    assert [a.prompt_id for a in captioned.answers if isinstance(a.outcome, Caption)] == ["long", "count", "long"]
+    assert [a.prompt_id for a in captioned.answers if isinstance(a.outcome, Caption)] == [
+        "long",
+        "count",
+        "long",
+    ]
 
 
 def test_a_batch_is_halved_until_it_fits() -> None:
@@ -127,7 +136,9 @@ def test_one_request_that_does_not_fit_fails_alone() -> None:
 
 def test_prompts_of_a_sample_stay_in_one_batch() -> None:
     requests = [
-        Echo().encode(sample, prompt, {}) for sample in unit([30, 90, 60, 120, 45, 10]).samples for prompt in PROMPTS
+        Echo().encode(sample, prompt, {})
+        for sample in unit([30, 90, 60, 120, 45, 10]).samples
+        for prompt in PROMPTS
     ]
 
     found = [[r.sample.view.position for r in batch] for batch in batches(requests, SETTINGS)]

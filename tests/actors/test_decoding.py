@@ -23,6 +23,7 @@ from tests.checkpoints import Asked, Oracle, clip, picture, write
 NEW_TOKENS = 24
 TURNS = (Turn("user", "Describe the image in detail."),)
 PROMPT = PromptConfig("detailed", TURNS)
+SETTINGS = GenerationConfig(max_new_tokens=NEW_TOKENS)
 # Width and height: one tile, wide, tall, square, strips, and beyond nine tiles, where features are interpolated.
 SIZES = [
     (1, 1), (5, 300), (300, 5), (40, 40), (72, 72), (73, 72), (100, 60), (60, 100), (144, 144), (150, 149), (200, 72),
@@ -52,6 +53,12 @@ def replica(folder: Path, tiles: Geometry) -> Replica:
     return Replica(ModelConfig(str(folder), dtype="float32"), str(folder), tiles, NEW_TOKENS)
 
 
+@pytest.fixture(scope="module")
+def expected(oracle: Oracle) -> list[tuple[int, ...]]:
+    """What `generate` says of the mixed assets, one by one."""
+    return [oracle.greedy(one, NEW_TOKENS) for one in mixed()]
+
+
 def mixed() -> list[Asked]:
     """30 images, 8 keys of 2 or 3 images, 8 clips of 1 to 16 frames, in an order that mixes them."""
     asked = [Asked(Media.IMAGE, (picture(i, *size),), TURNS) for i, size in enumerate(SIZES)]
@@ -65,9 +72,7 @@ def mixed() -> list[Asked]:
     return [asked[i] for i in order]
 
 
-def run(
-    replica: Replica, requests: Sequence[Request], settings: GenerationConfig, batch_size: int | None = None
-) -> list[Caption]:
+def run(replica: Replica, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
     """The captions of `requests`, generated in buckets, in the order of their samples."""
     found: dict[int, Caption] = {}
     for batch in batches(requests, settings):
@@ -146,14 +151,12 @@ def test_the_vision_tower_sees_every_real_crop_once_in_bounded_passes(
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32])
 def test_greedy_ids_in_buckets_equal_generate_one_by_one(
-    oracle: Oracle, replica: Replica, tiles: Geometry, batch_size: int
+    expected: list[tuple[int, ...]], replica: Replica, tiles: Geometry, batch_size: int
 ) -> None:
-    asked = mixed()
     settings = GenerationConfig(max_new_tokens=NEW_TOKENS, batch_tokens=8192, batch_size=batch_size)
 
-    ours = run(replica, requests_of(replica, asked, tiles), settings)
+    ours = run(replica, requests_of(replica, mixed(), tiles), settings)
 
-    expected = [oracle.greedy(one, NEW_TOKENS) for one in asked]
     assert len(set(expected)) > 40  # else they would show nothing
     assert [caption.token_ids for caption in ours] == expected
 
@@ -165,9 +168,6 @@ def test_mean_logprob_is_that_of_a_full_forward_pass(
 
     for one, caption in zip(asked, run(replica, requests_of(replica, asked, tiles), SETTINGS), strict=True):
         assert caption.mean_logprob == pytest.approx(teacher_forced(oracle, one, caption.token_ids), abs=1e-4)
-
-
-SETTINGS = GenerationConfig(max_new_tokens=NEW_TOKENS)
 
 
 def teacher_forced(oracle: Oracle, asked: Asked, ids: Sequence[int]) -> float:
@@ -183,19 +183,15 @@ def teacher_forced(oracle: Oracle, asked: Asked, ids: Sequence[int]) -> float:
 
 
 def test_generation_ends_with_the_stop_token_or_the_limit(
-    folder: Path, oracle: Oracle, replica: Replica, tiles: Geometry, tmp_path: Path
+    folder: Path, expected: list[tuple[int, ...]], tiles: Geometry, tmp_path: Path
 ) -> None:
     """With the ids that end captions chosen so that some end early, some late and some at the limit."""
-    asked = mixed()
-    free = [oracle.greedy(one, NEW_TOKENS) for one in asked]
-    stops = (free[0][1], free[1][6], free[2][15])
-    expected = [ids[: first(ids, stops)] for ids in free]
-
+    stops = (expected[0][1], expected[1][6], expected[2][15])
     stopping = with_stops(folder, tmp_path, stops)
     replica = Replica(ModelConfig(str(stopping), dtype="float32"), str(stopping), tiles, NEW_TOKENS)
-    ours = run(replica, requests_of(replica, asked, tiles), SETTINGS)
+    ours = run(replica, requests_of(replica, mixed(), tiles), SETTINGS)
 
-    assert [caption.token_ids for caption in ours] == expected
+    assert [caption.token_ids for caption in ours] == [ids[: first(ids, stops)] for ids in expected]
     assert {caption.finish for caption in ours} == {Finish.STOP, Finish.LENGTH}
     for caption in ours:
         assert caption.finish is (Finish.STOP if caption.token_ids[-1] in stops else Finish.LENGTH)

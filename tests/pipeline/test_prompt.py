@@ -18,7 +18,12 @@ def said(text: str) -> dict[str, object]:
 
 
 def test_pictures_come_before_the_text_of_the_first_user_turn() -> None:
-    turns = (Turn("system", "Be brief."), Turn("user", "What?"), Turn("assistant", "A cat."), Turn("user", "Where?"))
+    turns = (
+        Turn("system", "Be brief."),
+        Turn("user", "What?"),
+        Turn("assistant", "A cat."),
+        Turn("user", "Where?"),
+    )
 
     assert messages(turns, Media.IMAGES, 2, {}) == [
         {"role": "system", "content": [said("Be brief.")]},
