@@ -172,7 +172,8 @@ class _Child:
             wire.send(self._sock, settings, deadline=deadline)
             wire.receive(self._sock, lambda _: 0, deadline)
         except (TimeoutError, wire.WireError) as error:
-            raise RunError(f"the decoder process does not start: {self._complaint() or repr(error)}") from None
+            reason = self._complaint() or repr(error)
+            raise RunError(f"the decoder process does not start: {reason}") from None
         finally:
             assert self._process.stderr is not None
             self._process.stderr.close()
@@ -186,11 +187,11 @@ class _Child:
             answer, parts = wire.receive(self._sock, lambda _: most, deadline)
             if "code" not in answer:
                 return read(answer, parts)
-            code, message, exhausted = Code(answer["code"]), str(answer["message"]), bool(answer.get("exhausted"))
+            code, message, exhausted = Code(answer["code"]), str(answer["message"]), "exhausted" in answer
         except wire.WireError as error:
             raise _Lost(Code.DECODER_CRASHED, f"the decoder process: {error}{self._fate()}") from None
         except (LookupError, ValueError, TypeError):
-            raise _Lost(Code.DECODER_CRASHED, "the decoder process gave an answer that makes no sense") from None
+            raise _Lost(Code.DECODER_CRASHED, "the decoder process answered nonsense") from None
         raise _Lost(code, message) if exhausted else MediaError(code, message)
 
     def has_ended(self) -> bool:

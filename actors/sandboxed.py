@@ -25,6 +25,7 @@ from pipeline.types import Clip, Code, Media, Pixels, Size
 
 GRACE_S = 5.0  # the parent's deadline comes first; this one is for a child without a parent
 
+View = tuple[dict[str, Any], Pixels]
 Answer = tuple[dict[str, Any], list[Pixels]]
 Handler = Callable[["Settings", Mapping[str, Any], list[bytes]], Answer]
 
@@ -54,7 +55,8 @@ def answer(settings: Settings, request: Mapping[str, Any], parts: list[bytes]) -
     """Do what `request` asks: its `op` is probe or view, its `media` the kind of asset in `parts`."""
     media = Media(request["media"])
     if request["op"] == "probe":
-        look = video.probe(parts[0], settings.video) if media is Media.VIDEO else image.probe(parts[0], settings.image)
+        is_video = media is Media.VIDEO
+        look = video.probe(parts[0], settings.video) if is_video else image.probe(parts[0], settings.image)
         return {"facts": _facts(look)}, []
     assert settings.geometry is not None
     views = {Media.IMAGE: _view_image, Media.IMAGES: _view_images, Media.VIDEO: _view_video}
@@ -62,13 +64,13 @@ def answer(settings: Settings, request: Mapping[str, Any], parts: list[bytes]) -
     return {**header, "sha256": naming.digest(tuple(parts)), "shape": crops.shape}, [crops.reshape(-1)]
 
 
-def _view_image(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> tuple[dict[str, Any], Pixels]:
+def _view_image(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> View:
     picture = image.decode(parts[0], settings.image)
     size = Size(*picture.size)
     return {"facts": _facts(size), "grid": geometry.grid(size), "pts": []}, geometry.crops(picture)
 
 
-def _view_images(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> tuple[dict[str, Any], Pixels]:
+def _view_images(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> View:
     facts, crops = [], []
     for part in parts:
         picture = image.decode(part, settings.image)
@@ -77,7 +79,7 @@ def _view_images(settings: Settings, geometry: Geometry, parts: Sequence[bytes])
     return {"facts": facts, "grid": (0, 0), "pts": []}, np.concatenate(crops)
 
 
-def _view_video(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> tuple[dict[str, Any], Pixels]:
+def _view_video(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> View:
     clip, frames = video.watch(parts[0], settings.video)
     crops, times = [], []
     for picture, time in frames:

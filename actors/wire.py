@@ -1,8 +1,7 @@
 """Messages between a sandbox and its child: a JSON header and raw bytes over a socket pair. Nothing is pickled.
 
-    4 bytes  length of the header, big endian
-    header   JSON; its key "sizes" lists the lengths of the parts
-    parts    raw bytes, one after another
+A message is the length of its header in 4 bytes, big endian; the header, a JSON object whose key "sizes" lists the
+lengths of the parts; and the parts, one after another.
 """
 
 from __future__ import annotations
@@ -27,7 +26,10 @@ class WireError(Exception):
 
 
 def send(
-    sock: socket.socket, header: Mapping[str, Any], parts: Sequence[Buffer] = (), deadline: float | None = None
+    sock: socket.socket,
+    header: Mapping[str, Any],
+    parts: Sequence[Buffer] = (),
+    deadline: float | None = None,
 ) -> None:
     """Send one message by `deadline` (of `time.monotonic`; None: whenever). Raises TimeoutError, WireError."""
     text = json.dumps({**header, "sizes": [len(part) for part in parts]}).encode()

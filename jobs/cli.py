@@ -6,6 +6,7 @@ interrupted, in which case the same command goes on.
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -31,14 +32,14 @@ def main() -> None:
 
 @main.command()
 @click.argument("job", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--input", "inputs", multiple=True, metavar="URI", help="Caption this instead of [input] uris; repeatable.")
-@click.option("--output", metavar="URI", help="Write here instead of to [output] uri.")
+@click.option("--input", "inputs", multiple=True, metavar="URI", help="Instead of [input] uris; repeatable.")
+@click.option("--output", metavar="URI", help="Instead of [output] uri.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
 def run(job: Path, inputs: Sequence[str], output: str | None, overrides: Sequence[str]) -> None:
     """Index, plan, caption and publish what JOB describes; goes on where an earlier run stopped."""
-    console = Console(stderr=True)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
     given = [*overrides, *_override("input.uris", list(inputs)), *_override("output.uri", output)]
-    with _exit_codes(console, f"captionmill run {job}"):
+    with _exit_codes(console):
         start(config.read(job.read_text(encoding="utf-8"), given), console)
 
 
@@ -50,8 +51,8 @@ def demo(output: Path, scenes: int) -> None:
     """Caption generated shards with the shipped checkpoint, and compare every caption with the truth."""
     from jobs.demo.command import show  # only the demo needs its generator
 
-    console = Console(stderr=True)
-    with _exit_codes(console, f"captionmill demo --output {output}"):
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with _exit_codes(console):
         show(output, scenes, console)
 
 
@@ -60,21 +61,22 @@ def _override(name: str, value: list[str] | str | None) -> list[str]:
 
 
 @contextmanager
-def _exit_codes(console: Console, again: str) -> Iterator[None]:
+def _exit_codes(console: Console) -> Iterator[None]:
     """Turn errors into messages and exit codes; SIGTERM counts as an interruption."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         yield
     except ConfigError as error:
         for problem in error.problems:
-            console.print(f"✗ {problem}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"✗ {problem}", markup=False)
         console.print("Nothing was started.")
         sys.exit(USAGE)
     except CaptionmillError as error:
-        console.print(f"✗ {error}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"✗ {error}", markup=False)
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        console.print(f"Interrupted. What is committed is kept; go on with: {again}", markup=False, soft_wrap=True)
+        again = shlex.join(["captionmill", *sys.argv[1:]])
+        console.print(f"Interrupted. What is committed is kept; go on with: {again}", markup=False)
         sys.exit(INTERRUPTED)
 
 

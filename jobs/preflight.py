@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,23 +15,30 @@ from pipeline import shards, storage
 from pipeline.anyres import Geometry
 from pipeline.config import InputConfig, Job, Loaded, ModelConfig, OutputConfig
 from pipeline.errors import ConfigError, StorageError
-from pipeline.recipe import Checkpoint
+from pipeline.plan import run_id
+from pipeline.recipe import Checkpoint, Recipe
 from pipeline.types import Shard
 
 S = TypeVar("S")
 T = TypeVar("T")
+SOFTWARE = ("captionmill", "torch", "transformers", "tokenizers", "pillow", "av")  # what decides pixels and tokens
 DEMO = Path(__file__).parent / "demo" / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A job that may start: `job` has the demo's folder in place of "demo"."""
+    """A job that may start: `job` has the demo's folder in place of "demo", `folder` holds the checkpoint."""
 
     job: Job
     shards: tuple[Shard, ...]
     folder: Path
-    checkpoint: Checkpoint
     geometry: Geometry
+    recipe: Recipe
+
+    @property
+    def run_id(self) -> str:
+        """Names the run of this job over this input; the same job over the same input is the same run."""
+        return run_id(self.recipe.recipe_id, self.shards, self.job.input, self.job.unit)
 
 
 def check(loaded: Loaded) -> Ready:
@@ -48,8 +56,14 @@ def check(loaded: Loaded) -> Ready:
         raise ConfigError(sorted(set(problems), key=problems.index))
     folder, geometry = loadable
     job = loaded.job()
-    described = checkpoint.describe(folder, job.model)
-    return Ready(replace(job, model=_resolved(job.model)), tuple(found), folder, described, geometry)
+    job = replace(job, model=_resolved(job.model))
+    return Ready(job, tuple(found), folder, geometry, _recipe(job, checkpoint.describe(folder, job.model)))
+
+
+def _recipe(job: Job, described: Checkpoint) -> Recipe:
+    """What decides the captions of this job on this software."""
+    software = {name: version(name) for name in SOFTWARE}
+    return Recipe(described, job.model, job.prompts, job.generation, job.image, job.video, software)
 
 
 def _try(look: Callable[[S], T], section: S | None, problems: list[str]) -> T | None:

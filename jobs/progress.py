@@ -84,7 +84,7 @@ class Progress:
             self._live.update(Text(self.line()))
         elif time.monotonic() - self._said >= EVERY_S:
             self._said = time.monotonic()
-            self._console.print(self.line(), soft_wrap=True, highlight=False)
+            self._console.print(self.line())
 
 
 def duration(seconds: float) -> str:

@@ -1,12 +1,11 @@
-"""One run, from a checked job to a published table: index, plan, caption, publish; each step goes on where it stopped."""
+"""One run: index, plan, caption, publish; each step goes on where it stopped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from typing import Any
 
 import pyarrow as pa
@@ -28,10 +27,7 @@ from pipeline.errors import ConfigError, RunError
 from pipeline.index import index_uri
 from pipeline.plan import Plan
 from pipeline.provenance import Context
-from pipeline.recipe import Recipe
 from pipeline.units import longest_first
-
-SOFTWARE = ("captionmill", "torch", "transformers", "tokenizers", "pillow", "av")  # what decides pixels and tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,34 +72,15 @@ def _probe_id(job: Job) -> str:
     return f"{job.image.max_pixels}-{job.video.max_pixels}"
 
 
-def recipe(ready: Ready) -> Recipe:
-    """What decides the captions of this job on this software."""
-    job = ready.job
-    return Recipe(
-        checkpoint=ready.checkpoint,
-        model=job.model,
-        prompts=job.prompts,
-        generation=job.generation,
-        image=job.image,
-        video=job.video,
-        software={name: version(name) for name in SOFTWARE},
-    )
-
-
 def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
     """Bring the output to the snapshot that the job describes, and return the snapshot. Ray is connected.
 
     Raises ConfigError, RunError, StorageError or IntegrityError; whatever is committed by then is kept.
     """
-    job, output = ready.job, ready.job.output.uri
-    decided = recipe(ready)
-    run_id = planning.run_id(decided.recipe_id, ready.shards, job.input, job.unit)
-    if storage.exists(publish.manifest_uri(output, run_id)):
-        return _already(output, run_id, console)
-    _check_cluster(job)
+    output, run_id, decided = ready.job.output.uri, ready.run_id, ready.recipe
+    _check_cluster(ready.job)
     storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
-    indexes = _index(ready, made_of.indexer, console)
-    plan = _plan(ready, decided.recipe_id, run_id, indexes)
+    plan = _plan(ready, _index(ready, made_of.indexer, console))
     metadata = {
         "captionmill.run_id": run_id,
         "captionmill.recipe_id": decided.recipe_id,
@@ -113,11 +90,6 @@ def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
     return _publish(output, plan, metadata, console)
 
 
-def _already(output: str, run_id: str, console: Console) -> dict[str, Any]:
-    console.print("Nothing to do: this job is published; neither its input nor its recipe has changed.")
-    return publish.swap(output, run_id)
-
-
 def _check_cluster(job: Job) -> None:
     wanted = job.cluster.replicas * job.cluster.gpus_per_replica
     there = ray.cluster_resources().get("GPU", 0.0)
@@ -125,7 +97,7 @@ def _check_cluster(job: Job) -> None:
         raise ConfigError(
             [
                 f"[cluster] {job.cluster.replicas} replicas with gpus_per_replica = {job.cluster.gpus_per_replica:g} "
-                f"need {wanted:g} GPUs and the cluster has {there:g}; lower replicas, or set gpus_per_replica = 0 for CPU"
+                f"need {wanted:g} GPUs, the cluster has {there:g}; lower replicas, or set gpus_per_replica = 0 for CPU"
             ]
         )
 
@@ -137,19 +109,20 @@ def _index(ready: Ready, indexer: flow.Actor, console: Console) -> list[str]:
     there = {e.uri for e in storage.listing(storage.join(job.output.uri, "index"))}
     missing = [s for s, uri in zip(ready.shards, uris, strict=True) if uri not in there]
     if missing:
-        console.print(f"Indexing {len(missing):,} of {len(uris):,} shards", highlight=False)
+        console.print(f"Indexing {len(missing):,} of {len(uris):,} shards")
         done = flow.index([schema.shard_to_table(s) for s in missing], indexer)
         for number, _ in enumerate(done.iter_rows(), 1):
             if number % max(1, len(missing) // 10) == 0:
-                console.print(f"  {number:,} shards indexed", highlight=False)
+                console.print(f"  {number:,} shards indexed")
     return uris
 
 
-def _plan(ready: Ready, recipe_id: str, run_id: str, indexes: list[str]) -> Plan:
-    job = ready.job
+def _plan(ready: Ready, indexes: list[str]) -> Plan:
+    job, run_id = ready.job, ready.run_id
     price = planning.Pricer(ready.geometry, job.video)
     units, assets, failed = planning.units_of(ready.shards, indexes, job.unit, price)
-    plan = Plan(run_id, recipe_id, job.input.dataset, ready.shards, tuple(indexes), tuple(units), assets, failed)
+    recipe_id, dataset = ready.recipe.recipe_id, job.input.dataset
+    plan = Plan(run_id, recipe_id, dataset, ready.shards, tuple(indexes), tuple(units), assets, failed)
     storage.put(storage.join(job.output.uri, "runs", run_id, "plan.json"), plan.to_json().encode())
     return plan
 
@@ -160,10 +133,10 @@ def _caption(ready: Ready, plan: Plan, made_of: Actors, metadata: Mapping[str, s
     have = committed(job.output.uri, plan.run_id) & {u.unit_id for u in plan.units}
     todo = longest_first([u for u in plan.units if u.unit_id not in have])
     if have:
-        console.print(f"Going on: {len(have):,} of {len(plan.units):,} units are there already", highlight=False)
+        console.print(f"Going on: {len(have):,} of {len(plan.units):,} units are there already")
     if not todo:
         return
-    context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.checkpoint, job.prompts)
+    context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
     size = flow.pools(
         ray.cluster_resources().get("CPU", 1.0),
         job.cluster.replicas,
@@ -190,27 +163,5 @@ def _publish(output: str, plan: Plan, metadata: Mapping[str, str], console: Cons
     except storage.MissingError:
         if not storage.exists(manifest):
             raise
-        return _already(output, plan.run_id, console)  # another driver published, and removed the parts, meanwhile
-
-
-def over_budget(snapshot: Mapping[str, Any], job: Job) -> str | None:
-    """Why the run counts as failed although it is published, or None."""
-    failed, assets = snapshot["failures"]["rows"], max(1, snapshot["assets"])
-    if failed / assets <= job.output.max_failure_rate:
-        return None
-    return f"{failed:,} failures for {assets:,} assets; [output] max_failure_rate allows {job.output.max_failure_rate:g}"
-
-
-def summary(snapshot: Mapping[str, Any], output: str, seconds: float) -> Iterator[str]:
-    """The last lines of a run, ten at most."""
-    captions, failures = snapshot["captions"], snapshot["failures"]
-    yield f"{captions['rows']:,} captions of {snapshot['assets']:,} assets, {snapshot['output_tokens']:,} tokens"
-    codes = ", ".join(f"{code} {n:,}" for code, n in snapshot["failures_by_code"].items())
-    yield f"{failures['rows']:,} failures" + (f": {codes}" if codes else "")
-    if snapshot["removed"]["rows"]:
-        yield f"{snapshot['removed']['rows']:,} assets left the input"
-    yield f"run {snapshot['run_id']}, recipe {', '.join(snapshot['recipe_ids'])}, {seconds:.1f} s"
-    yield f"captions  {storage.join(output, 'captions', snapshot['run_id'])}"
-    if failures["rows"]:
-        yield f"failures  {storage.join(output, 'failures', snapshot['run_id'])}"
-    yield f"snapshot  {storage.join(output, 'snapshot.json')}"
+        console.print("Another driver has published this run meanwhile.")
+        return publish.swap(output, plan.run_id)

@@ -4,45 +4,33 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from rich.console import Console
 
-from jobs.preflight import Ready
-from jobs.run import Actors, actors, over_budget, run, summary
 from pipeline.errors import CaptionmillError, RunError
 
 
-def caption_all(
-    ready: Ready, console: Console, begun: float, made_of: Callable[[Ready], Actors] = actors
-) -> dict[str, Any]:
-    """Run the job on the cluster that RAY_ADDRESS names, else on this machine, and print the summary.
-
-    `begun` is when the command began, by the monotonic clock. Returns the snapshot.
-    """
-    output = ready.job.output.uri
-    with connected(console), own_errors():
-        snapshot = run(ready, made_of(ready), console)
-    for line in summary(snapshot, output, time.monotonic() - begun):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if spent := over_budget(snapshot, ready.job):
-        raise RunError(f"{spent}; the captions that were made are published")
-    return snapshot
+@contextmanager
+def session(console: Console) -> Iterator[None]:
+    """Ray: the cluster that RAY_ADDRESS names, else one on this machine. What fails there is an error of ours."""
+    with _connected(console), _own_errors():
+        yield
 
 
 @contextmanager
-def connected(console: Console) -> Iterator[None]:
+def _connected(console: Console) -> Iterator[None]:
     """A Ray connection that does not talk: what a person needs to know is on our console."""
     if ray.is_initialized():  # tests and notebooks bring their own
         yield
         return
     where = os.environ.get("RAY_ADDRESS")
-    console.print(f"Connecting to Ray at {where}" if where else "Starting Ray on this machine", highlight=False)
+    console.print(f"Connecting to Ray at {where}" if where else "Starting Ray on this machine")
+    # Ray's native code writes to our terminal what its log files have too
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.init(
         address=where or "local",
@@ -57,7 +45,7 @@ def connected(console: Console) -> Iterator[None]:
 
 
 @contextmanager
-def own_errors() -> Iterator[None]:
+def _own_errors() -> Iterator[None]:
     """Raise our own error where a worker raised one, and say what Ray says otherwise."""
     try:
         yield

@@ -45,7 +45,7 @@ class RunError(CaptionmillError):
 
 
 class MediaError(CaptionmillError):
-    """One asset cannot be read or decoded: `code` for machines, `message` for people (no paths, at most 300 characters)."""
+    """One asset cannot be read or decoded: `code` for machines, `message` for people (no paths, 300 characters)."""
 
     def __init__(self, code: Code, message: str) -> None:
         self.code = code

@@ -18,6 +18,8 @@ import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
+Step = Callable[[pa.Table], pa.Table]  # one row in, one row out
+
 COMMIT_CPUS = 0.25  # building a part is milliseconds; the PUT waits
 
 
@@ -68,7 +70,7 @@ def index(shards: Sequence[pa.Table], indexer: Actor) -> Dataset:
 
 
 def caption(
-    units: Sequence[pa.Table], preprocessor: Actor, captioner: Actor, commit: Callable[[pa.Table], pa.Table], size: Pools
+    units: Sequence[pa.Table], preprocessor: Actor, captioner: Actor, commit: Step, size: Pools
 ) -> Dataset:
     """One row per unit in; one receipt per unit out, when its part exists."""
     _context()
@@ -97,7 +99,7 @@ def caption(
     )
 
 
-def publish(partitions: Sequence[pa.Table], compact: Callable[[pa.Table], pa.Table]) -> Dataset:
+def publish(partitions: Sequence[pa.Table], compact: Step) -> Dataset:
     """One row per published file in; its description out, when it exists."""
     _context()
     return ray.data.from_arrow(list(partitions)).map_batches(  # CPU: read parts, sort, PUT → {done}

@@ -269,7 +269,7 @@ def _is_cut(data: bytes) -> bool:
 def _directory_end(data: bytes) -> int:
     """Where a TIFF's first directory and the values that it points to end; writers often put them last."""
     order = "<" if data.startswith(b"II") else ">"
-    end = 8
+    end: int = 8
     try:
         (at,) = struct.unpack_from(order + "I", data, 4)
         (count,) = struct.unpack_from(order + "H", data, at)

@@ -224,7 +224,7 @@ def prepared_to_table(prepared: Prepared) -> pa.Table:
 def table_to_prepared(table: pa.Table) -> Prepared:
     """Inverse of `prepared_to_table`; the crops are read-only views into the table's buffer."""
     tile = table.column("tile")[0].as_py()
-    buffer = table.column("pixels").chunk(0)[0].as_buffer()
+    buffer = _cell(table.column("pixels"))
     pixels = (
         np.frombuffer(buffer, np.uint8).reshape(-1, tile, tile, 3)
         if tile
@@ -341,6 +341,14 @@ def _ipc(table: pa.Table) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())
+
+
+def _cell(column: pa.ChunkedArray) -> pa.Buffer:
+    """The bytes of a one-row `large_binary` column, without the copy that a scalar makes of them."""
+    (chunk,) = (c for c in column.chunks if len(c))
+    _, offsets, data = chunk.buffers()
+    start, stop = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + 2]
+    return data.slice(start, stop - start)
 
 
 def _table(cell: pa.BinaryScalar) -> pa.Table:

@@ -104,7 +104,7 @@ def ray_local(moto_store: Store) -> Iterator[None]:
     """A Ray cluster of this machine whose workers find moto's server."""
     quiet = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (moto_store.environment | quiet).items():
+        for name, value in (*moto_store.environment.items(), *quiet.items()):
             patch.setenv(name, value)  # workers inherit what the cluster was started with
         ray.init(
             address="local",

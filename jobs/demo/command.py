@@ -34,8 +34,8 @@ def show(folder: Path, scenes: int, console: Console) -> None:
     start(config.read(job.read_text(encoding="utf-8")), console)
     right, asked = score(str(folder / "captions"), truth)
     console.print(_table(right, asked))
-    console.print(f"job       {job}", highlight=False, soft_wrap=True)
-    console.print(f"truth     {folder / 'truth.json'}", highlight=False, soft_wrap=True)
+    console.print(f"job       {job}")
+    console.print(f"truth     {folder / 'truth.json'}")
     worst = min(right[cell] / n for cell, n in asked.items())
     if worst < BAR:
         raise RunError(
@@ -47,7 +47,7 @@ def _shards(folder: Path, scenes: int, console: Console) -> dict[str, dict[str, 
     """The truth of the sample shards, which are made where this number of scenes is not there yet."""
     made, path = folder / "input" / "made.json", folder / "truth.json"
     if not (made.is_file() and json.loads(made.read_text()) == {"scenes": scenes}):
-        console.print(f"Drawing {scenes} scenes of each kind", highlight=False)
+        console.print(f"Drawing {scenes} scenes of each kind")
         (folder / "input").mkdir(parents=True, exist_ok=True)
         write_shards(folder, scenes)
         made.write_text(json.dumps({"scenes": scenes}))

@@ -129,9 +129,8 @@ class Writer:
 
     def _answer(self, caption: str) -> list[int]:
         if caption not in self._answers:
-            self._answers[caption] = self._tokenizer(caption, add_special_tokens=False).input_ids + [
-                self._end
-            ]
+            ids: list[int] = self._tokenizer(caption, add_special_tokens=False).input_ids
+            self._answers[caption] = [*ids, self._end]
         return self._answers[caption]
 
     def script(self, truth: dict[str, str], visual: int) -> Script:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -178,9 +179,7 @@ def test_weights_named_as_transformers_saves_them_load_the_same(
 
 
 def test_bfloat16_loads_and_captions(folder: Path) -> None:
-    assert [
-        c.n_output_tokens <= NEW_TOKENS for c in captions(load(folder, dtype="bfloat16"), folder, images(3))
-    ]
+    assert all(c.mean_logprob < 0 for c in captions(load(folder, dtype="bfloat16"), folder, images(3)))
 
 
 def test_a_batch_that_memory_cannot_hold_is_out_of_memory_and_the_next_one_runs(
@@ -200,7 +199,7 @@ def test_a_folder_that_lacks_a_file_is_told_so(folder: Path, tmp_path: Path, nam
         if file.name == name:
             file.unlink()
 
-    with pytest.raises(ConfigError, match=f"{name} is missing"):
+    with pytest.raises(ConfigError, match=re.escape(f"{name} is missing")):
         Replica(ModelConfig(str(tmp_path)), str(tmp_path), geometry(folder), NEW_TOKENS)
 
 
@@ -223,7 +222,7 @@ def test_a_sharded_checkpoint_must_have_all_its_shards(folder: Path, tmp_path: P
     index = {"weight_map": {"a": "model-1-of-2.safetensors", "b": "model.safetensors"}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
 
-    with pytest.raises(ConfigError, match="model-1-of-2.safetensors is missing"):
+    with pytest.raises(ConfigError, match=r"model-1-of-2\.safetensors is missing"):
         load(tmp_path)
 
 

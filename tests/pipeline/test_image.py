@@ -108,7 +108,9 @@ def test_a_png_is_probed_without_its_pixels() -> None:
     assert image.probe(plain[: plain.index(b"IDAT") + 6], LIMITS) == Size(60, 40)
 
 
-@pytest.mark.parametrize("value", [b"Exif\x00\x00garbage", b"Exif\x00\x00MM\x00*\x00\x00\xff\xff", b"Exif\x00\x00"])
+@pytest.mark.parametrize(
+    "value", [b"Exif\x00\x00garbage", b"Exif\x00\x00MM\x00*\x00\x00\xff\xff", b"Exif\x00\x00"]
+)
 def test_broken_exif_is_ignored(value: bytes) -> None:
     data = encode(scene(), "JPEG", exif=value)
 

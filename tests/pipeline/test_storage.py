@@ -196,7 +196,11 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             status = statuses.pop(0) if statuses else 200
-            body = b"ok" if status == 200 else b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
+            body = (
+                b"ok"
+                if status == 200
+                else b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
+            )
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -1,0 +1,163 @@
+"""The geometry of a checkpoint: its configuration, its grids, its token arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.anyres import CLIP_MEAN, DEFAULT_PINPOINTS, Geometry
+from pipeline.errors import ConfigError
+from pipeline.types import Cost, Media, Size
+
+CONFIG: dict[str, Any] = {"model_type": "llava_onevision"}
+REAL = Geometry.from_checkpoint(CONFIG, {}, None)
+
+
+def small() -> Geometry:
+    pinpoints = [[8 * rows, 8 * columns] for rows in (1, 2, 3) for columns in (1, 2, 3)]
+    vision = {"image_size": 8, "patch_size": 2}
+    processor = {
+        "size": {"height": 8, "width": 8},
+        "image_grid_pinpoints": pinpoints,
+        "image_mean": (0.5, 0.2, 0.1),
+    }
+    return Geometry.from_checkpoint(
+        CONFIG | {"vision_config": vision, "image_grid_pinpoints": pinpoints}, processor, processor
+    )
+
+
+def test_what_a_checkpoint_leaves_out_is_as_in_transformers() -> None:
+    assert (REAL.tile, REAL.patches, REAL.max_tiles, REAL.image_filter) == (384, 27, 9, 3)
+    assert len(REAL.pinpoints) == 36
+    assert REAL.mean == CLIP_MEAN
+
+
+def test_a_geometry_can_be_told_from_another_and_used_as_a_key() -> None:
+    assert {REAL: 1}[Geometry.from_checkpoint(CONFIG, {}, {})] == 1
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "crops", "tokens"),
+    [  # computed independently, with transformers' functions
+        (384, 384, 2, 1485),
+        (400, 300, 3, 1728),
+        (512, 512, 5, 3699),
+        (640, 427, 5, 2709),
+        (640, 480, 5, 2929),
+        (1024, 768, 7, 4725),
+        (1024, 683, 7, 5157),
+        (1280, 720, 9, 5967),
+        (1024, 1024, 10, 7371),
+        (1153, 944, 13, 8748),
+        (1920, 1080, 16, 7269),
+        (4000, 3000, 31, 7309),
+        (2304, 2304, 37, 7371),
+    ],
+)
+def test_an_image_costs_what_the_table_says(width: int, height: int, crops: int, tokens: int) -> None:
+    assert REAL.cost(Media.IMAGE, [Size(width, height)], 0) == Cost(tokens, crops, crops * 384 * 384 * 3)
+
+
+def test_several_images_cost_a_tile_and_a_newline_each() -> None:
+    assert REAL.cost(Media.IMAGES, [Size(4000, 3000), Size(1, 1)], 0) == Cost(1460, 2, 2 * 384 * 384 * 3)
+
+
+def test_a_clip_costs_196_tokens_a_frame_and_one() -> None:
+    assert REAL.cost(Media.VIDEO, [Size(1920, 1080)], 16) == Cost(3137, 16, 16 * 384 * 384 * 3)
+
+
+def test_packed_rows_and_newlines_are_the_image_tokens() -> None:
+    for size in (Size(640, 480), Size(3000, 200), Size(2304, 2304), Size(1, 6000)):
+        rows, columns = REAL.packed(size)
+
+        assert REAL.image_tokens(size) == 27 * 27 + rows * (columns + 1)
+
+
+def test_unpadding_leaves_even_margins() -> None:
+    rows, columns = REAL.unpadded(Size(640, 480))
+
+    assert REAL.grid(Size(640, 480)) == (2, 2)
+    assert (rows, columns) == (40, 54)
+
+
+def test_the_base_comes_first_and_tiles_go_row_by_row() -> None:
+    geometry = small()
+    pixels = np.repeat(np.repeat(np.arange(9, dtype=np.uint8).reshape(3, 3) * 20 + 10, 8, 0), 8, 1)
+    crops = geometry.crops(Image.fromarray(pixels).convert("RGB"))
+
+    assert crops.shape == (10, 8, 8, 3)
+    assert crops.dtype == np.uint8
+    assert [int(tile.mean()) for tile in crops[1:]] == [10, 30, 50, 70, 90, 110, 130, 150, 170]
+    assert crops[0].std() > 30
+
+
+def test_anyres_pads_with_black() -> None:
+    crops = small().crops(Image.new("RGB", (24, 12), "white"))
+
+    assert small().grid(Size(24, 12)) == (2, 3)
+    assert crops[1, 0].max() == 0
+    assert crops[1, -1].min() == 255
+
+
+def test_one_of_several_images_is_padded_with_the_mean_colour() -> None:
+    square = small().square(Image.new("RGB", (32, 4), "white"))
+
+    assert square.shape == (1, 8, 8, 3)
+    assert square[0, 0, 0].tolist() == [127, 51, 25]
+    assert square[0, 4, 4].min() > 127
+
+
+def test_a_frame_is_squashed() -> None:
+    assert (small().frame(Image.new("RGB", (16, 4), "white")) == 255).all()
+
+
+def test_a_long_strip_does_not_take_a_square_of_memory() -> None:
+    """Of 60,000 x 60,000 pixels, 14 GB, strips hold 60 MB at a time."""
+    assert REAL.square(Image.new("RGB", (60_000, 2), "white")).shape == (1, 384, 384, 3)
+
+
+@pytest.mark.parametrize(
+    ("config", "preprocessor", "video", "word"),
+    [
+        ({"model_type": "llava_next"}, {}, None, "llava_next"),
+        ({}, {}, None, "llava_onevision"),
+        (CONFIG, {"image_grid_pinpoints": [[384, 384]]}, None, "disagree"),
+        (
+            CONFIG | {"image_grid_pinpoints": [[400, 384]]},
+            {"image_grid_pinpoints": [[400, 384]]},
+            None,
+            "multiples",
+        ),
+        (CONFIG, {"size": {"height": 336, "width": 336}}, None, "384 x 384"),
+        (CONFIG, {"do_rescale": False}, None, "do_rescale"),
+        (CONFIG, {"rescale_factor": 1.0}, None, "rescale_factor"),
+        (CONFIG, {}, {"image_mean": (0.5, 0.5, 0.5)}, "image_mean"),
+        (CONFIG, {}, {"size": {"height": 336, "width": 336}}, "size"),
+        (CONFIG | {"vision_aspect_ratio": "pad"}, {}, None, "vision_aspect_ratio"),
+        (CONFIG | {"vision_feature_select_strategy": "default"}, {}, None, "select_strategy"),
+    ],
+)
+def test_what_cannot_be_done_right_is_refused(
+    config: dict[str, Any], preprocessor: dict[str, Any], video: dict[str, Any] | None, word: str
+) -> None:
+    with pytest.raises(ConfigError, match=word):
+        Geometry.from_checkpoint(config, preprocessor, video)
+
+
+def test_every_reason_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Geometry.from_checkpoint(CONFIG, {"do_resize": False, "image_grid_pinpoints": [[384, 384]]}, None)
+
+    assert len(caught.value.problems) == 2
+
+
+def test_the_default_pinpoints_are_transformers() -> None:
+    from transformers import LlavaOnevisionConfig
+
+    config = LlavaOnevisionConfig().to_dict()
+
+    assert config["image_grid_pinpoints"] == DEFAULT_PINPOINTS
+    assert (config["vision_config"]["image_size"], config["vision_config"]["patch_size"]) == (384, 14)
