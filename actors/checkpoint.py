@@ -27,11 +27,20 @@ def fetch(model: ModelConfig) -> Path:
     Raises ConfigError where there is no such folder or commit, or where it holds no safetensors.
     """
     folder = _download(model) if is_hub_id(model) else Path(model.path).expanduser()
-    if not (folder / "config.json").is_file():
-        raise ConfigError([f"[model] path: there is no checkpoint (config.json) in {model.path}"])
-    if not any(folder.glob(WEIGHTS[0])):
-        raise ConfigError([f"[model] path: {model.path} has no *.safetensors; other weight formats are not loaded"])
+    check(folder)
     return folder
+
+
+def check(folder: Path) -> None:
+    """ConfigError, naming each, unless `folder` holds the files that are loaded from it."""
+    if not folder.is_dir():
+        raise ConfigError([f"[model] path {folder}: there is no such folder"])
+    index = _json(folder / "model.safetensors.index.json").get("weight_map", {"": "model.safetensors"})
+    files = {"config.json", "tokenizer.json", *index.values()}
+    absent = sorted(name for name in files if not (folder / name).is_file())
+    if absent:
+        what = "give the folder of a whole checkpoint with safetensors weights; other formats are not loaded"
+        raise ConfigError([f"[model] path {folder}: {name} is missing; {what}" for name in absent])
 
 
 def _download(model: ModelConfig) -> Path:
@@ -55,19 +64,21 @@ def describe(folder: Path, model: ModelConfig) -> Checkpoint:
 
 def geometry(folder: Path) -> Geometry:
     """Crops and visual tokens as the checkpoint's own configuration has them."""
-    video = folder / "video_preprocessor_config.json"
-    return Geometry.from_checkpoint(
-        _json(folder / "config.json"),
-        _json(folder / "preprocessor_config.json"),
-        _json(video) if video.is_file() else None,
-    )
+    both = _json(folder / "processor_config.json")  # transformers 5 saves all processors in this one file
+    image = _json(folder / "preprocessor_config.json") or both.get("image_processor")
+    video = _json(folder / "video_preprocessor_config.json") or both.get("video_processor")
+    if not image:
+        raise ConfigError([f"[model] path: {folder.name} has no preprocessor_config.json; it says how pixels are cut"])
+    return Geometry.from_checkpoint(_json(folder / "config.json"), image, video or None)
 
 
 def _json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError([f"[model] path: the checkpoint has no {path.name}"])
-    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return loaded
+    """The object in a JSON file of the checkpoint; empty where there is no such file."""
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError as error:
+        raise ConfigError([f"[model] path: {path.name} of the checkpoint is not JSON: {error}"]) from error
+    return loaded if isinstance(loaded, dict) else {}
 
 
 def _digest(files: Iterable[Path]) -> str:

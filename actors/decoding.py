@@ -124,10 +124,8 @@ class Decoder:
         until all have.
         """
         inputs = pad_sequence(list(prompts), batch_first=True, padding_side="left")
-        longest = inputs.shape[1]
-        starts = torch.tensor([[longest - len(prompt)] for prompt in prompts], device=inputs.device)
-        mask = (torch.arange(longest, device=inputs.device) >= starts).long()
-        mask = pad(mask, (0, max_new_tokens), value=1)
+        real = [inputs.new_ones(len(prompt), dtype=torch.long) for prompt in prompts]
+        mask = pad(pad_sequence(real, batch_first=True, padding_side="left"), (0, max_new_tokens), value=1)
         cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
         stop = torch.tensor(sorted(self._stop), device=inputs.device)
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=inputs.device)
@@ -151,8 +149,7 @@ class Decoder:
         hidden = self._model.model.language_model(
             inputs_embeds=inputs,
             attention_mask=mask[:, :end],
-            # A token's position counts the real tokens before it; padding has position 0 and is never looked
-            # at.
+            # A token's position counts the real tokens before it; padding has position 0 and is never seen.
             position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, begin:end],
             past_key_values=cache,
             use_cache=True,

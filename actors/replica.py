@@ -6,7 +6,6 @@ fetched, only safetensors are read, and no code of the checkpoint is run.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
+from actors import checkpoint
 from actors.captioner import OutOfMemory
 from actors.decoding import Decoder, Spoken, Vision
 from pipeline.anyres import Geometry
@@ -37,8 +37,8 @@ class Replica:
     """A loaded model that encodes and generates (`actors.captioner.Generator`).
 
     `folder` holds the checkpoint in the hub's layout, `geometry` is its tile arithmetic. A request fits where
-    prompt and `max_new_tokens` do not pass the model's positions. It runs on a GPU where `gpus` asks for one
-    and there is one. ConfigError, with every finding, where the folder is no such checkpoint.
+    prompt and `max_new_tokens` do not pass the model's positions. It runs on a GPU where `gpus` is above 0.
+    ConfigError, with every finding, where the folder is no such checkpoint or torch sees no GPU.
     """
 
     def __init__(
@@ -46,12 +46,12 @@ class Replica:
     ) -> None:
         if model.threads:
             torch.set_num_threads(model.threads)
-        _check(Path(folder))
+        checkpoint.check(Path(folder))
         self._tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
         self._template = _template(folder, self._tokenizer)
-        self._model = _load(model, folder, "cuda" if gpus and torch.cuda.is_available() else "cpu")
+        self._model = _load(model, folder, _device(gpus))
         self._geometry = geometry
         self._room = _room(self._model, max_new_tokens)
         self._vision = Vision(self._model, geometry)
@@ -130,14 +130,17 @@ class Replica:
                 return [self._geometry.video_tokens(view.n_crops)]
 
 
-def _check(folder: Path) -> None:
-    """ConfigError, with every finding, unless `folder` holds the files that are loaded from it."""
-    index = _json(folder / "model.safetensors.index.json").get("weight_map", {"": "model.safetensors"})
-    files = {"config.json", "tokenizer.json", *index.values()}
-    absent = sorted(name for name in files if not (folder / name).is_file())
-    if absent:
-        what = "give the folder of a whole checkpoint with safetensors weights; other formats are not loaded"
-        raise ConfigError([f"[model] path {folder}: {name} is missing; {what}" for name in absent])
+def load(model: ModelConfig, geometry: Geometry, max_new_tokens: int, gpus: float) -> Replica:
+    """A replica of the checkpoint that `model` names, which is fetched to this machine first where it must be."""
+    return Replica(model, str(checkpoint.fetch(model)), geometry, max_new_tokens, gpus)
+
+
+def _device(gpus: float) -> str:
+    if gpus and not torch.cuda.is_available():
+        raise ConfigError(
+            ["[cluster] gpus_per_replica asks for GPUs, and torch sees none; install its CUDA build, or set 0"]
+        )
+    return "cuda" if gpus else "cpu"
 
 
 def _load(model: ModelConfig, folder: str, device: str) -> LlavaOnevisionForConditionalGeneration:
@@ -203,14 +206,3 @@ def _expand(ids: Sequence[int], placeholder: int, counts: Sequence[int]) -> list
         raise ConfigError([f"the chat template wrote {written} placeholders for {len(counts)} pictures"])
     remaining = iter(counts)
     return [token for i in ids for token in [i] * (next(remaining) if i == placeholder else 1)]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError([f"[model] {path} is not JSON: {error}"]) from error
-    return content if isinstance(content, dict) else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from actors import checkpoint
-from pipeline import shards, storage
+from pipeline import prompt, shards, storage
 from pipeline.anyres import Geometry
 from pipeline.config import InputConfig, Job, Loaded, ModelConfig, OutputConfig
 from pipeline.errors import ConfigError, StorageError
@@ -22,16 +22,16 @@ from pipeline.types import Shard
 S = TypeVar("S")
 T = TypeVar("T")
 SOFTWARE = ("captionmill", "torch", "transformers", "tokenizers", "pillow", "av")  # what decides pixels and tokens
+PLACEHOLDERS = ("<image>", "<video>")  # what prompts of other tools carry; the chat template puts pictures in
 DEMO = Path(__file__).parent / "demo" / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A job that may start: `job` has the demo's folder in place of "demo", `folder` holds the checkpoint."""
+    """A job that may start: `job` has the demo's folder in place of "demo"."""
 
     job: Job
     shards: tuple[Shard, ...]
-    folder: Path
     geometry: Geometry
     recipe: Recipe
 
@@ -48,6 +48,7 @@ def check(loaded: Loaded) -> Ready:
     """
     problems = list(loaded.problems)
     with ThreadPoolExecutor(3) as pool:
+        problems += prompt.problems(loaded.prompts, PLACEHOLDERS)
         listed = pool.submit(_try, _list, loaded.sections.get("input"), problems)
         pool.submit(_try, _write, loaded.sections.get("output"), problems)
         model = pool.submit(_try, _model, loaded.sections.get("model"), problems)
@@ -57,7 +58,7 @@ def check(loaded: Loaded) -> Ready:
     folder, geometry = loadable
     job = loaded.job()
     job = replace(job, model=_resolved(job.model))
-    return Ready(job, tuple(found), folder, geometry, _recipe(job, checkpoint.describe(folder, job.model)))
+    return Ready(job, tuple(found), geometry, _recipe(job, checkpoint.describe(folder, job.model)))
 
 
 def _recipe(job: Job, described: Checkpoint) -> Recipe:

@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayError
 from rich.console import Console
 
 from actors.captioner import Captioner
 from actors.indexer import Indexer
 from actors.preprocessor import Preprocessor
-from actors.replica import Replica
+from actors.replica import load
 from actors.sandbox import prober
 from jobs.preflight import Ready
 from jobs.progress import Progress
@@ -45,12 +46,7 @@ def actors(ready: Ready) -> Actors:
     cores = int(ray.cluster_resources().get("CPU", 1))
     model = replace(job.model, threads=job.model.threads or max(1, cores // job.cluster.replicas))
     replica = partial(
-        Replica,
-        model,
-        str(ready.folder),
-        ready.geometry,
-        job.generation.max_new_tokens,
-        job.cluster.gpus_per_replica,
+        load, model, ready.geometry, job.generation.max_new_tokens, job.cluster.gpus_per_replica
     )
     return Actors(
         flow.Actor(
@@ -160,7 +156,7 @@ def _publish(output: str, plan: Plan, metadata: Mapping[str, str], console: Cons
         parts = [pa.table({"number": [p.number], "of": [p.of]}) for p in publish.partitions(plan.assets)]
         done = [json.loads(row["done"]) for row in flow.publish(parts, compact).iter_rows()]
         return publish.publish(output, plan, done, metadata)
-    except storage.MissingError:
+    except (storage.MissingError, RayError):  # the parts are gone: this driver was overtaken
         if not storage.exists(manifest):
             raise
         console.print("Another driver has published this run meanwhile.")

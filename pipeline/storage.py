@@ -155,7 +155,7 @@ def put(uri: str, data: bytes) -> None:
     if isinstance(fs, LocalFileSystem):
         call("write", uri, lambda: local.put(path, data, replace=True))
     else:
-        call("write", uri, lambda: fs.pipe_file(path, data, **_one_put(fs)))
+        call("write", uri, lambda: fs.pipe_file(path, data, **_one_put(fs, len(data))))
 
 
 def put_new(uri: str, data: bytes) -> bool:
@@ -169,7 +169,7 @@ def put_new(uri: str, data: bytes) -> bool:
         if isinstance(fs, LocalFileSystem):
             call("write", uri, lambda: local.put(path, data, replace=False))
         else:
-            call("write", uri, lambda: fs.pipe_file(path, data, mode="create", **_one_put(fs)))
+            call("write", uri, lambda: fs.pipe_file(path, data, mode="create", **_one_put(fs, len(data))))
     except FileExistsError:
         return False
     except StorageError as error:
@@ -182,8 +182,9 @@ def put_new(uri: str, data: bytes) -> bool:
     return True
 
 
-def _one_put(fs: Any) -> dict[str, Any]:
-    return {"chunksize": ONE_PUT} if "s3" in fs.protocol else {}
+def _one_put(fs: Any, size: int, patience: float = PATIENT[1]) -> dict[str, Any]:
+    """Keywords for one PUT with a deadline: aiohttp waits for "100 Continue" for ever, whatever its time-outs."""
+    return {"chunksize": ONE_PUT, "timeout": patience + size / MIB} if "s3" in fs.protocol else {}
 
 
 def info(uri: str) -> Entry:
@@ -255,7 +256,7 @@ def check_writable(uri: str) -> None:
     if isinstance(fs, LocalFileSystem):
         call("write to", uri, lambda: local.put(path, b"captionmill", replace=True), tries=1)
     else:
-        call("write to", uri, lambda: fs.pipe_file(path, b"captionmill"), tries=1)
+        call("write to", uri, lambda: fs.pipe_file(path, b"captionmill", **_one_put(fs, 0, QUICK[1])), tries=1)
     call("delete in", uri, lambda: fs.rm_file(path), tries=1)
 
 

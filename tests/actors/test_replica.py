@@ -236,3 +236,12 @@ def test_a_checkpoint_without_chat_template_is_told_so(tmp_path: Path) -> None:
 def test_a_limit_beyond_the_models_positions_is_a_configuration_error(folder: Path) -> None:
     with pytest.raises(ConfigError, match="max_new_tokens must be below the model's 1024 positions"):
         load(folder, 1024)
+
+
+def test_eager_attention_says_the_same(replica: Replica, folder: Path) -> None:
+    config = ModelConfig(str(folder), dtype="float32", attention="eager")
+    eager = Replica(config, str(folder), geometry(folder), NEW_TOKENS)
+
+    ours, theirs = (captions(one, folder, images(10)) for one in (eager, replica))
+
+    assert [caption.token_ids for caption in ours] == [caption.token_ids for caption in theirs]

@@ -176,7 +176,7 @@ def test_a_missing_bucket_is_named(s3: str) -> None:
 
 
 def test_a_missing_bucket_is_not_writable(s3: str) -> None:
-    with pytest.raises(MissingError, match="cannot write to s3://no-such-bucket/x: .*bucket"):
+    with pytest.raises(MissingError, match=r"cannot write to s3://no-such-bucket/x: .*bucket"):
         storage.check_writable("s3://no-such-bucket/x")
 
 
@@ -194,19 +194,22 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     statuses: list[int] = []
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # else nobody answers "Expect: 100-continue"
+
         def do_GET(self) -> None:
             status = statuses.pop(0) if statuses else 200
-            body = (
-                b"ok"
-                if status == 200
-                else b"<Error><Code>SlowDown</Code><Message>slow down</Message></Error>"
-            )
+            body = b"ok" if status == 200 and self.command == "GET" else b""
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Connection", "close")
             self.end_headers()
             self.wfile.write(body)
 
-        do_HEAD = do_PUT = do_GET
+        do_HEAD = do_GET
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.do_GET()
 
         def log_message(self, *args: object) -> None:
             """Nothing to stderr."""

@@ -136,10 +136,10 @@ def test_times_count_from_the_clips_start() -> None:
 
 
 def test_a_variable_rate_is_sampled_by_time_not_by_index() -> None:
-    times_ms = [*range(0, 400, 40), *range(4000, 5000, 100)]
+    times_ms = [*range(0, 400, 40), *range(4000, 5000, 120)]
     data = Film(times_ms=times_ms).data()
 
-    assert video.sample(data, replace(LIMITS, frames=3))[1] == pytest.approx([0.36, 0.36, 4.1], abs=0.001)
+    assert video.sample(data, replace(LIMITS, frames=3))[1] == pytest.approx([0.36, 0.36, 4.12])
 
 
 def test_frames_a_second_begin_at_zero() -> None:

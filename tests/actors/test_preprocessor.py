@@ -1,0 +1,158 @@
+"""Units of real shards, with good and bad assets: each is a sample or a failure, once, in order."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from actors.preprocessor import Preprocessor
+from actors.sandbox import Sandbox
+from pipeline.anyres import Geometry
+from pipeline.config import ImageConfig, InputConfig, VideoConfig
+from pipeline.index import scan
+from pipeline.shards import list_shards
+from pipeline.types import Asset, Code, Cost, Media, Prepared, Problem, Shard, Size, Stage, Unit
+from pipeline.video import n_samples
+
+GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
+VIDEO = VideoConfig(frames=4)
+
+
+@pytest.fixture(scope="module")
+def preprocessor() -> Iterator[Preprocessor]:
+    with Preprocessor(ImageConfig(), VIDEO, GEOMETRY) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(ImageConfig(), VIDEO) as made:
+        yield made
+
+
+def photo(width: int, height: int, format: str = "JPEG") -> bytes:
+    noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(noise).save(sink, format)
+    return sink.getvalue()
+
+
+def clip() -> bytes:
+    sink = io.BytesIO()
+    with av.open(sink, "w", format="mp4") as out:
+        stream = out.add_stream("libx264", rate=10, options={"preset": "ultrafast"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(20):
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), i * 10, np.uint8))))
+        out.mux(stream.encode(None))
+    return sink.getvalue()
+
+
+def tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+def indexed(path: Path, sandbox: Sandbox) -> tuple[Shard, list[Asset]]:
+    (shard,) = list_shards([str(path)])
+    return shard, list(scan(shard, InputConfig("d", (str(path),)), sandbox.probe))
+
+
+def unit(shard: Shard, assets: list[Asset]) -> Unit:
+    return Unit("unit", shard, 0, len(assets), Cost(0, 0, 0))
+
+
+def problem(prepared: Prepared) -> Problem:
+    (answer,) = prepared.problems
+    assert isinstance(answer.outcome, Problem)
+    return answer.outcome
+
+
+def test_a_unit_of_everything_is_conserved(
+    tmp_path: Path, preprocessor: Preprocessor, sandbox: Sandbox
+) -> None:
+    members = {
+        "a.jpg": photo(640, 480),
+        "b.0.png": photo(20, 10, "PNG"),
+        "b.1.png": photo(10, 20, "PNG"),
+        "c.mp4": clip(),
+        "d.jpg": photo(100, 100)[:-200],
+        "e.jpg": b"<html>",
+        "f.webp": photo(30, 30, "WEBP"),
+    }
+    shard, assets = indexed(tar(tmp_path / "s.tar", members), sandbox)
+    prepared = preprocessor.prepare(unit(shard, assets), assets)
+
+    assert [s.view.position for s in prepared.samples] == [0, 1, 2, 5]
+    assert [a.position for a in prepared.problems] == [3, 4]
+    assert [s.view.media for s in prepared.samples] == [Media.IMAGE, Media.IMAGES, Media.VIDEO, Media.IMAGE]
+    assert prepared.assets == tuple(assets)
+
+
+def test_samples_are_what_the_index_promised(
+    tmp_path: Path, preprocessor: Preprocessor, sandbox: Sandbox
+) -> None:
+    members = {"a.jpg": photo(640, 480), "c.mp4": clip()}
+    shard, assets = indexed(tar(tmp_path / "s.tar", members), sandbox)
+    image, film = preprocessor.prepare(unit(shard, assets), assets).samples
+    facts = assets[1].facts
+    assert not isinstance(facts, Problem | tuple)
+
+    assert len(image.crops) == GEOMETRY.cost(Media.IMAGE, [Size(640, 480)], 0).crops == image.view.n_crops
+    assert (image.view.grid, image.view.sizes) == ((2, 2), (Size(640, 480),))
+    assert len(film.crops) == n_samples(facts, VIDEO) == len(film.view.frame_pts_s)
+    assert film.view.frame_pts_s == pytest.approx([0.2, 0.7, 1.2, 1.7])
+    assert [sample.view.sha256 for sample in (image, film)] == [asset.sha256 for asset in assets]
+
+
+def test_a_decoding_error_is_a_problem_of_that_asset(
+    tmp_path: Path, preprocessor: Preprocessor, sandbox: Sandbox
+) -> None:
+    """A header that is good, and pixels that end early: only decoding finds out."""
+    shard, assets = indexed(tar(tmp_path / "s.tar", {"d.jpg": photo(100, 100)[:-200]}), sandbox)
+    found = problem(preprocessor.prepare(unit(shard, assets), assets))
+
+    assert (found.stage, found.code) == (Stage.DECODE, Code.TRUNCATED)
+
+
+def test_an_index_problem_keeps_its_stage(
+    tmp_path: Path, preprocessor: Preprocessor, sandbox: Sandbox
+) -> None:
+    shard, assets = indexed(tar(tmp_path / "s.tar", {"e.jpg": b"<html>"}), sandbox)
+    found = problem(preprocessor.prepare(unit(shard, assets), assets))
+
+    assert (found.stage, found.code) == (Stage.INDEX, Code.UNIDENTIFIED)
+
+
+def test_other_bytes_than_were_indexed_are_noticed(
+    tmp_path: Path, preprocessor: Preprocessor, sandbox: Sandbox
+) -> None:
+    shard, assets = indexed(tar(tmp_path / "s.tar", {"a.jpg": photo(64, 48)}), sandbox)
+    assets = [replace(assets[0], sha256="0" * 64)]
+    found = problem(preprocessor.prepare(unit(shard, assets), assets))
+
+    assert (found.stage, found.code) == (Stage.READ, Code.CONTENT_CHANGED)
+
+
+def test_another_size_than_was_indexed_is_noticed(
+    tmp_path: Path, preprocessor: Preprocessor, sandbox: Sandbox
+) -> None:
+    shard, assets = indexed(tar(tmp_path / "s.tar", {"a.jpg": photo(64, 48)}), sandbox)
+    assets = [replace(assets[0], facts=(Size(48, 64),))]
+    found = problem(preprocessor.prepare(unit(shard, assets), assets))
+
+    assert found.code is Code.CONTENT_CHANGED
+    assert "48" in found.message

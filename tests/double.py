@@ -1,0 +1,96 @@
+"""A replica double: a small real model through the real seam (`actors.captioner.Generator`), in numpy alone.
+
+It says what it saw: the digest that travelled with the pixels, the prompt, and the colour in the middle of the first
+crop. Whoever knows an asset's bytes knows what must be said of it, so a caption on another asset's row, or pixels
+under another asset's digest, show as wrong words.
+
+    python -m tests.double JOB.toml [SECONDS]    the real run of a job with doubles, SECONDS of work per request
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from actors.captioner import Captioner
+from jobs.preflight import Ready, check
+from jobs.run import Actors, actors, run
+from jobs.session import session
+from pipeline import flow
+from pipeline.config import GenerationConfig, PromptConfig, read
+from pipeline.types import Caption, Finish, Request, Sample
+
+TILE = 28
+
+
+@dataclass(frozen=True, slots=True)
+class Double:
+    """Answers deterministically, whatever else is in the batch; takes `delay_s` per request."""
+
+    delay_s: float = 0.0
+
+    def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
+        """A prompt whose length depends on the sample."""
+        length = 8 * len(sample.crops) + int(sample.view.sha256[:2], 16)
+        return Request(sample, prompt.id, (7,) * length, 8 * len(sample.crops))
+
+    def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
+        """What `said` says for each request."""
+        time.sleep(self.delay_s * len(requests))
+        return [_caption(request) for request in requests]
+
+
+def said(sha256: str, prompt_id: str, colour: Sequence[int]) -> str:
+    """The double's words for bytes with this digest that show this colour."""
+    return f"{sha256} under {prompt_id} shows {'-'.join(str(int(c)) for c in colour)}"
+
+
+def _caption(request: Request) -> Caption:
+    sample = request.sample
+    middle = sample.crops.shape[1] // 2
+    text = said(sample.view.sha256, request.prompt_id, sample.crops[0, middle, middle])
+    return Caption(text, (7, 8, 2), Finish.STOP, -0.5, len(request.input_ids), request.n_visual_tokens)
+
+
+def with_doubles(made_of: Actors, ready: Ready, delay_s: float = 0.0) -> Actors:
+    """The real actors, but for the replica inside the captioner."""
+    kwargs = {
+        "replica": partial(Double, delay_s),
+        "prompts": ready.job.prompts,
+        "settings": ready.job.generation,
+    }
+    return replace(made_of, captioner=flow.Actor(Captioner, kwargs))
+
+
+def caption_with_doubles(job_file: str, console: Console, delay_s: float = 0.0) -> dict[str, Any]:
+    """The real run of a job file with doubles. Returns the snapshot."""
+    ready = check(read(job_file))
+    with session(console):
+        return run(ready, with_doubles(actors(ready), ready, delay_s), console)
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """As much of a checkpoint as a double has: the geometry of 1 x 1 to 3 x 3 tiles, and weights to have a digest."""
+    pinpoints = [[TILE * rows, TILE * columns] for rows in range(1, 4) for columns in range(1, 4)]
+    vision = {"image_size": TILE, "patch_size": 14}
+    folder.mkdir(parents=True)
+    config = {"model_type": "llava_onevision", "image_grid_pinpoints": pinpoints, "vision_config": vision}
+    preprocessor = {"size": {"height": TILE, "width": TILE}, "image_grid_pinpoints": pinpoints}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    save_file({"double": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+if __name__ == "__main__":
+    caption_with_doubles(Path(sys.argv[1]).read_text(), Console(stderr=True), *map(float, sys.argv[2:]))

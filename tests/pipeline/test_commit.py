@@ -1,0 +1,228 @@
+"""pipeline.commit: a unit's part is checked, then written whole."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import schema, storage
+from pipeline.columns import PART
+from pipeline.commit import Committer, Receipt, check, committed, part_bytes, receipt, units_uri
+from pipeline.errors import IntegrityError
+from pipeline.types import Answer, Captioned, Problem
+from tests import made
+
+METADATA = {"captionmill.run_id": "run0", "captionmill.software.torch": "2.13.0"}
+IDS = [p.id for p in made.PROMPTS]
+Change = Callable[[Captioned], Captioned]
+
+
+def committer(output: Path) -> Committer:
+    """A committer of the run below `output`."""
+    return Committer(str(output), made.CONTEXT, METADATA)
+
+
+def parts(output: Path) -> list[str]:
+    """Every file below `output`."""
+    return sorted(str(p.relative_to(output)) for p in output.rglob("*") if p.is_file())
+
+
+def answers(*changed: Answer) -> Change:
+    """The unit with other answers."""
+    return lambda unit: replace(unit, answers=changed)
+
+
+def lost(unit: Captioned) -> Captioned:
+    return replace(unit, answers=unit.answers[:-1])
+
+
+def doubled(unit: Captioned) -> Captioned:
+    return replace(unit, answers=(*unit.answers, unit.answers[0]))
+
+
+def swapped(unit: Captioned) -> Captioned:
+    a, b, c, d, *rest = unit.answers
+    return replace(
+        unit, answers=(replace(c, position=0), replace(d, position=0), replace(a, position=1), b, *rest)
+    )
+
+
+def two_failures(unit: Captioned) -> Captioned:
+    failure = Answer(0, unit.assets[0].sha256, None, made.PROBLEM)
+    return replace(unit, answers=(failure, failure, *unit.answers[2:]))
+
+
+def failure_beside_captions(unit: Captioned) -> Captioned:
+    return replace(unit, answers=(*unit.answers, Answer(0, unit.assets[0].sha256, None, made.PROBLEM)))
+
+
+def unknown_prompt(unit: Captioned) -> Captioned:
+    return replace(unit, answers=(replace(unit.answers[0], prompt_id="other"), *unit.answers[1:]))
+
+
+def caption_of_no_prompt(unit: Captioned) -> Captioned:
+    return replace(unit, answers=(replace(unit.answers[0], prompt_id=None), *unit.answers[2:]))
+
+
+def no_asset(unit: Captioned) -> Captioned:
+    return replace(unit, answers=(*unit.answers, replace(unit.answers[0], position=-1)))
+
+
+def one_asset_less(unit: Captioned) -> Captioned:
+    return replace(unit, assets=unit.assets[:-1], answers=unit.answers[:-2])
+
+
+def view_of_other_bytes(unit: Captioned) -> Captioned:
+    return replace(unit, views=(replace(unit.views[0], sha256=unit.assets[1].sha256), *unit.views[1:]))
+
+
+def no_view(unit: Captioned) -> Captioned:
+    return replace(unit, views=unit.views[1:])
+
+
+BROKEN = [
+    lost,
+    doubled,
+    swapped,
+    two_failures,
+    failure_beside_captions,
+    unknown_prompt,
+    caption_of_no_prompt,
+    no_asset,
+    one_asset_less,
+    view_of_other_bytes,
+    no_view,
+]
+
+
+@pytest.mark.parametrize("breaks", BROKEN)
+def test_a_broken_unit_is_refused_and_nothing_is_written(tmp_path: Path, breaks: Change) -> None:
+    with pytest.raises(IntegrityError, match="000000-00000000-00004"):
+        committer(tmp_path).commit(breaks(made.captioned()))
+
+    assert parts(tmp_path) == []
+
+
+def test_a_swapped_answer_is_named_with_its_asset() -> None:
+    with pytest.raises(IntegrityError, match=f"{made.asset(0, 0).asset_id}.*other bytes"):
+        check(swapped(made.captioned()), IDS)
+
+
+def test_a_failure_of_one_prompt_beside_a_caption_of_the_other_is_whole() -> None:
+    unit = made.captioned(count=1)
+    failure = Answer(0, unit.assets[0].sha256, "long", made.PROBLEM)
+
+    check(replace(unit, answers=(unit.answers[0], failure)), IDS)
+
+
+def test_answers_may_come_in_any_order() -> None:
+    unit = made.captioned(failed=(1,))
+
+    check(replace(unit, answers=unit.answers[::-1]), IDS)
+
+
+def test_assets_that_could_not_be_read_have_no_digest_to_compare() -> None:
+    unit = made.captioned(count=1, failed=(0,))
+    asset = replace(unit.assets[0], sha256="")
+
+    check(replace(unit, assets=(asset,), answers=(Answer(0, "", None, made.PROBLEM),)), IDS)
+
+
+def test_a_unit_becomes_one_part_under_its_own_name(tmp_path: Path) -> None:
+    committer(tmp_path).commit(made.captioned())
+
+    assert parts(tmp_path) == ["runs/run0/units/000000-00000000-00004.parquet"]
+
+
+def test_the_part_holds_a_row_per_answer(tmp_path: Path) -> None:
+    committer(tmp_path).commit(made.captioned(failed=(1,)))
+
+    (path,) = (tmp_path / "runs/run0/units").iterdir()
+    table = pq.read_table(path)
+    assert table.schema.equals(PART)
+    assert table["row"].to_pylist() == ["caption"] * 2 + ["failure"] + ["caption"] * 4
+
+
+def test_the_part_says_in_its_footer_what_it_is(tmp_path: Path) -> None:
+    committer(tmp_path).commit(made.captioned())
+
+    (path,) = (tmp_path / "runs/run0/units").iterdir()
+    footer = pq.read_schema(path).metadata
+    assert footer[b"captionmill.unit_id"] == b"000000-00000000-00004"
+    assert footer[b"captionmill.schema_version"] == b"1"
+    assert footer[b"captionmill.software.torch"] == b"2.13.0"
+
+
+def test_a_unit_committed_twice_is_one_part_with_the_same_rows(tmp_path: Path) -> None:
+    path = tmp_path / "runs/run0/units/000000-00000000-00004.parquet"
+    committer(tmp_path).commit(made.captioned())
+    first = pq.read_table(path).drop_columns("created_at")
+
+    committer(tmp_path).commit(made.captioned())
+
+    assert pq.read_table(path).drop_columns("created_at").equals(first)
+    assert len(parts(tmp_path)) == 1
+
+
+def test_the_receipt_counts_what_was_committed(tmp_path: Path) -> None:
+    assert committer(tmp_path).commit(made.captioned(failed=(0, 3))) == Receipt(
+        "000000-00000000-00004", assets=4, captions=4, failures={"corrupt": 2}, output_tokens=12
+    )
+
+
+def test_the_receipt_comes_back_from_its_row(tmp_path: Path) -> None:
+    table = committer(tmp_path)(schema.captioned_to_table(made.captioned(failed=(0, 3))))
+
+    assert receipt(table.to_pylist()[0]) == Receipt(
+        "000000-00000000-00004", assets=4, captions=4, failures={"corrupt": 2}, output_tokens=12
+    )
+
+
+def test_no_part_means_no_committed_unit(tmp_path: Path) -> None:
+    assert committed(str(tmp_path), "run0") == set()
+
+
+def test_committed_units_are_those_that_have_a_part(tmp_path: Path) -> None:
+    for number in range(3):
+        committer(tmp_path).commit(made.captioned(number))
+
+    assert committed(str(tmp_path), "run0") == {f"{n:06d}-00000000-00004" for n in range(3)}
+
+
+def test_parts_of_another_run_do_not_count(tmp_path: Path) -> None:
+    committer(tmp_path).commit(made.captioned())
+
+    assert committed(str(tmp_path), "run1") == set()
+
+
+def test_a_part_on_an_object_store_is_there_when_it_is_committed(s3: str) -> None:
+    Committer(f"{s3}/out", made.CONTEXT, METADATA).commit(made.captioned())
+
+    assert committed(f"{s3}/out", "run0") == {"000000-00000000-00004"}
+
+
+def test_part_bytes_read_back_as_the_table_that_went_in() -> None:
+    table = pa.Table.from_pylist(
+        [{"row": "caption", "caption": "ü\0😀", "flags": [], "frame_pts_s": [0.1]}], PART
+    )
+
+    assert pq.read_table(io.BytesIO(part_bytes(table, METADATA))).equals(table)
+
+
+def test_units_lie_below_their_run() -> None:
+    assert units_uri("s3://b/out/", "run0") == "s3://b/out/runs/run0/units"
+
+
+def test_a_problem_with_a_message_of_any_characters_is_committed(tmp_path: Path) -> None:
+    unit = made.captioned(count=1, failed=(0,))
+    odd = Problem(made.PROBLEM.stage, made.PROBLEM.code, "\0 \u202e ü " * 100)
+
+    committer(tmp_path).commit(replace(unit, answers=(replace(unit.answers[0], outcome=odd),)))
+
+    assert storage.exists(f"{tmp_path}/runs/run0/units/{unit.unit.unit_id}.parquet")
