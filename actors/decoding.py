@@ -123,9 +123,8 @@ class Decoder:
         Sequences do not see each other, nor the padding on their left. One that has finished runs on, unread,
         until all have.
         """
-        inputs = pad_sequence(list(prompts), batch_first=True, padding_side="left")
-        real = [inputs.new_ones(len(prompt), dtype=torch.long) for prompt in prompts]
-        mask = pad(pad_sequence(real, batch_first=True, padding_side="left"), (0, max_new_tokens), value=1)
+        real = [prompt.new_ones(len(prompt), dtype=torch.long) for prompt in prompts]
+        inputs, mask = self._padded(prompts), pad(self._padded(real), (0, max_new_tokens), value=1)
         cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
         stop = torch.tensor(sorted(self._stop), device=inputs.device)
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=inputs.device)
@@ -141,6 +140,10 @@ class Decoder:
             inputs = self._model.get_input_embeddings()(tokens[-1][:, None])
         each = zip(torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist(), strict=True)
         return [self._cut(ids, logs) for ids, logs in each]
+
+    def _padded(self, rows: Sequence[Tensor]) -> Tensor:
+        """Rows of several lengths as one tensor, padded on the left: the last position of each is real."""
+        return pad_sequence(list(rows), batch_first=True, padding_side="left")
 
     def _forward(self, inputs: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
         """Float32 logits of the last position, (batch, vocabulary), after `inputs` have joined the cache."""

@@ -65,8 +65,8 @@ class Preprocessor:
         if (changed := _difference(asset, seen)) is not None:
             return Problem(Stage.READ, Code.CONTENT_CHANGED, changed)
         sizes = (seen.facts.size,) if isinstance(seen.facts, Clip) else seen.facts
-        times = seen.frame_pts_s
-        return Sample(View(position, asset.media, seen.sha256, sizes, seen.grid, len(seen.crops), times), seen.crops)
+        n, times = len(seen.crops), seen.frame_pts_s
+        return Sample(View(position, asset.media, seen.sha256, sizes, seen.grid, n, times), seen.crops)
 
 
 def _difference(asset: Asset, seen: Seen) -> str | None:

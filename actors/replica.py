@@ -42,7 +42,13 @@ class Replica:
     """
 
     def __init__(
-        self, model: ModelConfig, folder: str, geometry: Geometry, max_new_tokens: int, gpus: float = 0.0
+        self,
+        model: ModelConfig,
+        folder: str,
+        geometry: Geometry,
+        max_new_tokens: int,
+        gpus: float = 0.0,
+        decoder: type[Decoder] = Decoder,
     ) -> None:
         if model.threads:
             torch.set_num_threads(model.threads)
@@ -55,7 +61,7 @@ class Replica:
         self._geometry = geometry
         self._room = _room(self._model, max_new_tokens)
         self._vision = Vision(self._model, geometry)
-        self._decoder = Decoder(self._model, _stop(self._model, self._tokenizer))
+        self._decoder = decoder(self._model, _stop(self._model, self._tokenizer))
         self._special = tuple(t for t in self._tokenizer.get_added_vocab() if len(t.strip()) > 1)
         self._visual: dict[View, torch.Tensor] = {}
 
@@ -130,15 +136,19 @@ class Replica:
                 return [self._geometry.video_tokens(view.n_crops)]
 
 
-def load(model: ModelConfig, geometry: Geometry, max_new_tokens: int, gpus: float) -> Replica:
+def load(
+    model: ModelConfig, geometry: Geometry, max_new_tokens: int, gpus: float, decoder: type[Decoder] = Decoder
+) -> Replica:
     """A replica of the checkpoint that `model` names, which is fetched to this machine first where it must be."""
-    return Replica(model, str(checkpoint.fetch(model)), geometry, max_new_tokens, gpus)
+    return Replica(model, str(checkpoint.fetch(model)), geometry, max_new_tokens, gpus, decoder)
 
 
 def _device(gpus: float) -> str:
     if gpus and not torch.cuda.is_available():
         raise ConfigError(
-            ["[cluster] gpus_per_replica asks for GPUs, and torch sees none; install its CUDA build, or set 0"]
+            [
+                "[cluster] gpus_per_replica asks for GPUs, and torch sees none; install its CUDA build, or set 0"
+            ]
         )
     return "cuda" if gpus else "cpu"
 

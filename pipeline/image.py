@@ -16,26 +16,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import (  # the plugins, by name: otherwise Pillow imports all 43 of them at the first unknown file
-    AvifImagePlugin,  # noqa: F401
-    BmpImagePlugin,  # noqa: F401
-    ExifTags,
-    GifImagePlugin,  # noqa: F401
-    Image,
-    Jpeg2KImagePlugin,  # noqa: F401
-    JpegImagePlugin,  # noqa: F401
-    MpoImagePlugin,  # noqa: F401
-    PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.config import ImageConfig
 from pipeline.errors import MediaError
 from pipeline.types import Code, Size
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+DECODERS = (  # imported by name: else Pillow imports all 43 that it has at the first unknown file
+    JpegImageFile, PngImageFile, WebPImageFile, GifImageFile, BmpImageFile, TiffImageFile, AvifImageFile,
+    Jpeg2KImageFile,
+)  # fmt: skip
+FORMATS = tuple(decoder.format for decoder in DECODERS)
 Image.MAX_IMAGE_PIXELS = None  # [image] max_pixels is checked instead, before any pixel is decoded
 
 # What Pillow's pure-Python parsers let out on hostile input, seen or read in their source.
@@ -145,7 +144,7 @@ def _orientation(picture: Image.Image, data: bytes) -> int:
 
 def _upright_size(picture: Image.Image, orientation: int) -> Size:
     sideways = orientation in SIDEWAYS
-    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+    if isinstance(picture, TiffImageFile):
         # Pillow has swapped a TIFF's size already where its tag (though not its XMP) says so.
         sideways ^= picture.tag_v2.get(ExifTags.Base.Orientation) in SIDEWAYS
     width, height = picture.size

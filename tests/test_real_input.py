@@ -129,7 +129,9 @@ class Reference(LlavaOnevisionProcessor):
         self.image_processor: Any = LlavaOnevisionImageProcessorPil.from_pretrained(checkpoint)
         self.tile: int = self.image_processor.size["height"]
         self.num_image_tokens: int = settings["num_image_tokens"]
-        self.vision_aspect_ratio: str = settings["vision_aspect_ratio"]
+        self.vision_aspect_ratio: str = json.loads((checkpoint / "config.json").read_text())[
+            "vision_aspect_ratio"
+        ]
         self.vision_feature_select_strategy: str = settings["vision_feature_select_strategy"]
         self.image_token, self.video_token = "i", "v"
 

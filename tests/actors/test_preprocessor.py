@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +20,7 @@ from pipeline.index import scan
 from pipeline.shards import list_shards
 from pipeline.types import Asset, Code, Cost, Media, Prepared, Problem, Shard, Size, Stage, Unit
 from pipeline.video import n_samples
+from tests.films import Film
 
 GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
 VIDEO = VideoConfig(frames=4)
@@ -42,18 +42,6 @@ def photo(width: int, height: int, format: str = "JPEG") -> bytes:
     noise = np.random.default_rng(width * height).integers(0, 256, (height, width, 3), np.uint8)
     sink = io.BytesIO()
     Image.fromarray(noise).save(sink, format)
-    return sink.getvalue()
-
-
-def clip() -> bytes:
-    sink = io.BytesIO()
-    with av.open(sink, "w", format="mp4") as out:
-        stream = out.add_stream("libx264", rate=10, options={"preset": "ultrafast"})
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for i in range(20):
-            out.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((48, 64, 3), i * 10, np.uint8))))
-        out.mux(stream.encode(None))
     return sink.getvalue()
 
 
@@ -88,7 +76,7 @@ def test_a_unit_of_everything_is_conserved(
         "a.jpg": photo(640, 480),
         "b.0.png": photo(20, 10, "PNG"),
         "b.1.png": photo(10, 20, "PNG"),
-        "c.mp4": clip(),
+        "c.mp4": Film().data(),
         "d.jpg": photo(100, 100)[:-200],
         "e.jpg": b"<html>",
         "f.webp": photo(30, 30, "WEBP"),
@@ -105,7 +93,7 @@ def test_a_unit_of_everything_is_conserved(
 def test_samples_are_what_the_index_promised(
     tmp_path: Path, preprocessor: Preprocessor, sandbox: Sandbox
 ) -> None:
-    members = {"a.jpg": photo(640, 480), "c.mp4": clip()}
+    members = {"a.jpg": photo(640, 480), "c.mp4": Film().data()}
     shard, assets = indexed(tar(tmp_path / "s.tar", members), sandbox)
     image, film = preprocessor.prepare(unit(shard, assets), assets).samples
     facts = assets[1].facts
@@ -114,7 +102,7 @@ def test_samples_are_what_the_index_promised(
     assert len(image.crops) == GEOMETRY.cost(Media.IMAGE, [Size(640, 480)], 0).crops == image.view.n_crops
     assert (image.view.grid, image.view.sizes) == ((2, 2), (Size(640, 480),))
     assert len(film.crops) == n_samples(facts, VIDEO) == len(film.view.frame_pts_s)
-    assert film.view.frame_pts_s == pytest.approx([0.2, 0.7, 1.2, 1.7])
+    assert film.view.frame_pts_s == pytest.approx([0.24, 0.72, 1.24, 1.72])
     assert [sample.view.sha256 for sample in (image, film)] == [asset.sha256 for asset in assets]
 
 

@@ -80,8 +80,8 @@ def picture(size: Size, seed: int) -> Image.Image:
     return Image.fromarray(np.maximum(noise, ramp))
 
 
-def compare_images(oracle: Oracle, chosen: Iterable[Size]) -> None:
-    """Compare crops and tokens of single images, and print the score."""
+def assert_images_equal(oracle: Oracle, chosen: Iterable[Size]) -> None:
+    """Crops and tokens of single images; prints the score."""
     n, equal, worst = 0, 0, 0.0
     for i, size in enumerate(chosen):
         image = picture(size, i)
@@ -96,7 +96,7 @@ def compare_images(oracle: Oracle, chosen: Iterable[Size]) -> None:
     assert equal == n
 
 
-def compare_groups(oracle: Oracle, groups: Iterable[list[Size]]) -> None:
+def assert_groups_equal(oracle: Oracle, groups: Iterable[list[Size]]) -> None:
     """The same for several images under one prompt: nested lists, so that `batch_num_images` counts them."""
     n, equal, worst = 0, 0, 0.0
     for group in groups:
@@ -114,28 +114,28 @@ def compare_groups(oracle: Oracle, groups: Iterable[list[Size]]) -> None:
 
 @pytest.mark.parametrize("oracle", [REAL, DEMO], ids=["384px", "72px"])
 def test_single_images_equal_transformers(oracle: Oracle) -> None:
-    compare_images(oracle, sizes(20, 500_000, seed=1))
+    assert_images_equal(oracle, sizes(20, 500_000, seed=1))
 
 
 @pytest.mark.parametrize("oracle", [REAL, DEMO], ids=["384px", "72px"])
 def test_several_images_equal_transformers(oracle: Oracle) -> None:
     found = sizes(20, 300_000, seed=2)[3:]
-    compare_groups(oracle, [found[i : i + 2 + i % 3] for i in range(0, len(found) - 3, 4)])
+    assert_groups_equal(oracle, [found[i : i + 2 + i % 3] for i in range(0, len(found) - 3, 4)])
 
 
 @pytest.mark.slow
 def test_a_thousand_sizes_equal_transformers() -> None:
     """500 sizes for each configuration; log-uniform areas, so that few are large (24 million pixels take 1 s)."""
     large = [Size(6000, 4000), Size(4000, 3000), Size(2304, 2304)]
-    compare_images(REAL, [*sizes(496, 6_000_000, seed=3), *large])
-    compare_images(DEMO, [*sizes(500, 12_000_000, seed=4), Size(6000, 4000)])
+    assert_images_equal(REAL, [*sizes(496, 6_000_000, seed=3), *large])
+    assert_images_equal(DEMO, [*sizes(500, 12_000_000, seed=4), Size(6000, 4000)])
 
 
 @pytest.mark.slow
 def test_many_groups_equal_transformers() -> None:
     for oracle in (REAL, DEMO):
         found = [size for size in sizes(200, 3_000_000, seed=5) if max(size.width, size.height) <= 3000]
-        compare_groups(oracle, [found[i : i + 2 + i % 3] for i in range(0, len(found) - 3, 4)])
+        assert_groups_equal(oracle, [found[i : i + 2 + i % 3] for i in range(0, len(found) - 3, 4)])
 
 
 @pytest.mark.parametrize("oracle", [REAL, DEMO], ids=["384px", "72px"])
