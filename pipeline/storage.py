@@ -9,11 +9,10 @@ are tried again.
 from __future__ import annotations
 
 import contextlib
-import glob
 import io
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -229,19 +228,27 @@ def listing(uri: str) -> list[Entry]:
 
 
 def expand(pattern: str) -> list[Entry]:
-    """The objects that match a glob (`*`, `?`, `[…]`, `**`), sorted by uri; one LIST per folder, no HEAD."""
+    """The objects that match a glob (`*`, `?`, `[…]`, `**`), sorted by uri; local links to files count as files."""
     fs, path = _open(pattern)
-    try:
-        found = call("list", pattern, lambda: cast(dict[str, Any], fs.glob(path, detail=True)))
-    except MissingError:
-        return []
-    names = [name for name, item in found.items() if _is_object(name, item)]
-    return sorted((_entry(fs, n, found[n], n.rpartition("/")[2]) for n in names), key=lambda e: e.uri)
+    return _level(fs, pattern, lambda: fs.glob(path, detail=True))
 
 
 def siblings(uri: str) -> list[Entry]:
     """The objects in the folder that `uri` is in, not below it: one LIST instead of a HEAD for each."""
-    return expand(glob.escape(uri.rpartition("/")[0]) + "/*")
+    fs, path = _open(uri.rpartition("/")[0])
+    return _level(fs, uri, lambda: {item["name"]: item for item in fs.ls(path, detail=True)})
+
+
+def _level(fs: Any, uri: str, action: Callable[[], dict[str, Any]]) -> list[Entry]:
+    try:
+        found = call("list", uri, action)
+    except MissingError:
+        return []
+    for name in [name for name, item in found.items() if item.get("islink")]:
+        with contextlib.suppress(FileNotFoundError):  # a link to nothing stays what it is, no file
+            found[name] = fs.info(name)
+    names = [name for name, item in found.items() if _is_object(name, item)]
+    return sorted((_entry(fs, n, found[n], n.rpartition("/")[2]) for n in names), key=lambda e: e.uri)
 
 
 def check_readable(uri: str) -> None:
@@ -256,7 +263,9 @@ def check_writable(uri: str) -> None:
     if isinstance(fs, LocalFileSystem):
         call("write to", uri, lambda: local.put(path, b"captionmill", replace=True), tries=1)
     else:
-        call("write to", uri, lambda: fs.pipe_file(path, b"captionmill", **_one_put(fs, 0, QUICK[1])), tries=1)
+        call(
+            "write to", uri, lambda: fs.pipe_file(path, b"captionmill", **_one_put(fs, 0, QUICK[1])), tries=1
+        )
     call("delete in", uri, lambda: fs.rm_file(path), tries=1)
 
 

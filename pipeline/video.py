@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import av
 import numpy as np
 from av.video.frame import VideoFrame
 from PIL import Image
@@ -155,7 +156,12 @@ def _time(index: Index, place: int) -> float:
 
 def _upright(frame: VideoFrame) -> Image.Image:
     """RGB pixels as displayed."""
-    pixels = frame.to_ndarray(format="rgb24", threads=1)
+    try:
+        pixels = frame.to_ndarray(format="rgb24", threads=1)
+    except MemoryError:
+        raise
+    except av.FFmpegError as error:  # damaged headers name colour spaces that do not exist
+        raise MediaError(Code.CORRUPT, f"a frame cannot be turned into RGB: {error.strerror}") from None
     across, down, swapped = orientation(frame)
     if swapped:
         pixels = pixels.transpose(1, 0, 2)

@@ -9,28 +9,22 @@ under another asset's digest, show as wrong words.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from rich.console import Console
-from safetensors.numpy import save_file
 
-from actors.captioner import Captioner
-from jobs.preflight import Ready, check
-from jobs.run import Actors, actors, run
-from jobs.session import session
-from pipeline import flow
 from pipeline.config import GenerationConfig, PromptConfig, read
 from pipeline.types import Caption, Finish, Request, Sample
 
-TILE = 28
+if TYPE_CHECKING:
+    from jobs.preflight import Ready
+    from jobs.run import Actors
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +58,9 @@ def _caption(request: Request) -> Caption:
 
 def with_doubles(made_of: Actors, ready: Ready, delay_s: float = 0.0) -> Actors:
     """The real actors, but for the replica inside the captioner."""
+    from actors.captioner import Captioner  # a worker that loads a double needs none of these imports
+    from pipeline import flow
+
     kwargs = {
         "replica": partial(Double, delay_s),
         "prompts": ready.job.prompts,
@@ -74,22 +71,13 @@ def with_doubles(made_of: Actors, ready: Ready, delay_s: float = 0.0) -> Actors:
 
 def caption_with_doubles(job_file: str, console: Console, delay_s: float = 0.0) -> dict[str, Any]:
     """The real run of a job file with doubles. Returns the snapshot."""
+    from jobs.preflight import check
+    from jobs.run import actors, run
+    from jobs.session import session
+
     ready = check(read(job_file))
     with session(console):
         return run(ready, with_doubles(actors(ready), ready, delay_s), console)
-
-
-def write_checkpoint(folder: Path) -> Path:
-    """As much of a checkpoint as a double has: the geometry of 1 x 1 to 3 x 3 tiles, and weights to have a digest."""
-    pinpoints = [[TILE * rows, TILE * columns] for rows in range(1, 4) for columns in range(1, 4)]
-    vision = {"image_size": TILE, "patch_size": 14}
-    folder.mkdir(parents=True)
-    config = {"model_type": "llava_onevision", "image_grid_pinpoints": pinpoints, "vision_config": vision}
-    preprocessor = {"size": {"height": TILE, "width": TILE}, "image_grid_pinpoints": pinpoints}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
-    save_file({"double": np.zeros(1, np.float32)}, folder / "model.safetensors")
-    return folder
 
 
 if __name__ == "__main__":

@@ -1,9 +1,16 @@
-"""Made-up units for tests of what happens after captioning: assets, answers and the context of a run."""
+"""Made up for tests: captioned units with the context of their run, and a checkpoint without a model in it."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from pipeline import naming
 from pipeline.config import PromptConfig
@@ -37,6 +44,7 @@ PROMPTS = (
 CHECKPOINT = Checkpoint("owner/model", "0" * 40, "ab" * 32, "cd" * 32)
 CONTEXT = Context("birds", "run0", "recipe0", CHECKPOINT, PROMPTS)
 PROBLEM = Problem(Stage.DECODE, Code.CORRUPT, "the decoder gave up")
+TILE = 28
 CLIP = Clip(Size(320, 240), 2.5, 60)
 
 
@@ -93,3 +101,17 @@ def captioned(number: int = 0, count: int = 4, *, failed: Collection[int] = (), 
         f"{number:06d}-{first:08d}-{count:05d}", shard(number), first, count, Cost(30 * count, 7, 1000)
     )
     return Captioned(unit, assets, views, tuple(answers))
+
+
+def checkpoint(folder: Path) -> Path:
+    """As much of a checkpoint as a double has: the geometry of 1 x 1 to 3 x 3 tiles, and files to have digests of."""
+    pinpoints = [[TILE * rows, TILE * columns] for rows in range(1, 4) for columns in range(1, 4)]
+    vision = {"image_size": TILE, "patch_size": 14}
+    folder.mkdir(parents=True)
+    config = {"model_type": "llava_onevision", "image_grid_pinpoints": pinpoints, "vision_config": vision}
+    preprocessor = {"size": {"height": TILE, "width": TILE}, "image_grid_pinpoints": pinpoints}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    Tokenizer(BPE()).save(str(folder / "tokenizer.json"))
+    save_file({"double": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    return folder

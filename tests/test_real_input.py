@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 import pytest
 import s3fs
-from transformers import LlavaOnevisionProcessor
+from transformers import LlavaOnevisionConfig, LlavaOnevisionProcessor
 from transformers.image_processing_utils import select_best_resolution
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
@@ -129,26 +129,23 @@ class Reference(LlavaOnevisionProcessor):
         self.image_processor: Any = LlavaOnevisionImageProcessorPil.from_pretrained(checkpoint)
         self.tile: int = self.image_processor.size["height"]
         self.num_image_tokens: int = settings["num_image_tokens"]
-        self.vision_aspect_ratio: str = json.loads((checkpoint / "config.json").read_text())[
-            "vision_aspect_ratio"
-        ]
+        self.vision_aspect_ratio = LlavaOnevisionConfig.from_pretrained(checkpoint).vision_aspect_ratio
         self.vision_feature_select_strategy: str = settings["vision_feature_select_strategy"]
         self.image_token, self.video_token = "i", "v"
 
     def grid(self, expected: Expected) -> tuple[int, int]:
-        """(rows, columns) of tiles; (0, 0) unless the asset is one picture."""
-        if expected.media != "image":
-            return 0, 0
+        """(rows, columns) of a single picture's tiles."""
         width, height = expected.sizes[0]
         best = select_best_resolution((height, width), self.image_processor.image_grid_pinpoints)
         return best[0] // self.tile, best[1] // self.tile
 
-    def crops(self, expected: Expected) -> int:
-        """What the vision tower gets to see."""
-        rows, columns = self.grid(expected)
-        return {"image": 1 + rows * columns, "images": len(expected.sizes)}.get(
-            expected.media, _n_frames(expected)
-        )
+    def counts(self, expected: Expected) -> tuple[int | None, int | None, int, int]:
+        """grid_rows, grid_cols, n_crops and n_visual_tokens, as the table has them."""
+        tokens = self.tokens(expected)
+        if expected.media == "image":
+            rows, columns = self.grid(expected)
+            return rows, columns, 1 + rows * columns, tokens
+        return None, None, _n_frames(expected) if expected.timeline else len(expected.sizes), tokens
 
     def tokens(self, expected: Expected) -> int:
         """How many tokens stand for the asset in a prompt."""
@@ -236,7 +233,7 @@ def test_crops_and_visual_tokens_are_transformers(published: Published, referenc
     columns = ("grid_rows", "grid_cols", "n_crops", "n_visual_tokens")
 
     assert [(one.key, *(row[name] for name in columns)) for one, row in pairs] == [
-        (one.key, *reference.grid(one), reference.crops(one), reference.tokens(one)) for one, _ in pairs
+        (one.key, *reference.counts(one)) for one, _ in pairs
     ]
     assert all(row["n_prompt_tokens"] > row["n_visual_tokens"] for _, row in pairs)
 

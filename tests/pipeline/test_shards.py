@@ -41,7 +41,14 @@ def test_too_many_names_are_refused() -> None:
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A place with shards of several kinds."""
     root = str(tmp_path) if request.param == "local" else str(request.getfixturevalue("s3"))
-    for name in ("in/a/1.tar", "in/a/0.tar", "in/b/0.tar", "in/b/x.parquet", "in/photos/1.jpg", "in/photos/1.txt"):
+    for name in (
+        "in/a/1.tar",
+        "in/a/0.tar",
+        "in/b/0.tar",
+        "in/b/x.parquet",
+        "in/photos/1.jpg",
+        "in/photos/1.txt",
+    ):
         storage.put(join(root, name), name.encode())
     return root
 
@@ -69,12 +76,17 @@ def test_paths_are_relative_to_the_root(root: str) -> None:
 
 def test_paths_of_objects_are_relative_to_the_bucket(s3: str) -> None:
     storage.put(join(s3, "deep/down/0.tar"), b"")
-    assert [s.path for s in list_shards([join(s3, "deep/*/0.tar")])] == ["deep/down/0.tar"]
+    bucket = "/".join(s3.split("/")[:3])
+    [shard] = list_shards([join(s3, "deep/*/0.tar")])
+    assert join(bucket, shard.path) == shard.uri == join(s3, "deep/down/0.tar")
 
 
 def test_paths_of_files_are_relative_to_the_fixed_folder(tmp_path: Path) -> None:
     storage.put(str(tmp_path / "a" / "b" / "0.tar"), b"")
-    found = [list_shards([str(tmp_path / pattern)])[0].path for pattern in ("a/*/0.tar", "a/b/{0,0}.tar", "a/b/0.tar")]
+    found = [
+        list_shards([str(tmp_path / pattern)])[0].path
+        for pattern in ("a/*/0.tar", "a/b/{0,0}.tar", "a/b/0.tar")
+    ]
     assert found == ["b/0.tar", "0.tar", "0.tar"]
 
 
@@ -90,11 +102,28 @@ def test_a_folder_changes_with_its_files(root: str) -> None:
     assert before.etag != after.etag
 
 
+def test_links_to_shards_are_shards(tmp_path: Path) -> None:
+    storage.put(str(tmp_path / "real" / "0.tar"), b"12345")
+    (tmp_path / "1.tar").symlink_to("real/0.tar")
+    (tmp_path / "2.tar").symlink_to("nowhere")
+    [by_glob], [by_name] = (list_shards([str(tmp_path / name)]) for name in ("*.tar", "1.tar"))
+    assert by_glob == by_name
+
+
 def test_everything_that_is_wrong_is_said_at_once(root: str) -> None:
-    uris = [join(root, name) for name in ("in/none-*.tar", "in/a/{0..9}.tar", "in/a", "in/photos/1.jpg", "nowhere")]
+    uris = [
+        join(root, name)
+        for name in ("in/none-*.tar", "in/a/{0..9}.tar", "in/a", "in/photos/1.jpg", "nowhere")
+    ]
     with pytest.raises(ConfigError) as caught:
         list_shards(uris)
-    words = ["matches nothing", "(and 5 more): does not exist", "folder of shards", "neither .tar", "does not exist"]
+    words = [
+        "matches nothing",
+        "(and 5 more): does not exist",
+        "folder of shards",
+        "neither .tar",
+        "does not exist",
+    ]
     assert all(word in problem for word, problem in zip(words, caught.value.problems, strict=True))
 
 

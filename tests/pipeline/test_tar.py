@@ -53,7 +53,9 @@ def test_agrees_with_gnu_tar(tmp_path: Path, form: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{i}.jpg").write_bytes(os.urandom(i * 100))
     (tmp_path / "in" / "link.jpg").symlink_to("d0/0.jpg")
-    subprocess.run(["tar", f"--format={form}", "-cf", tmp_path / "x.tar", "-C", tmp_path / "in", "."], check=True)
+    subprocess.run(
+        ["tar", f"--format={form}", "-cf", tmp_path / "x.tar", "-C", tmp_path / "in", "."], check=True
+    )
     with tarfile.open(tmp_path / "x.tar") as tar:
         expected = [(m.name, m.offset_data, m.size) for m in tar if m.isreg()]
 
@@ -142,7 +144,9 @@ def test_a_cut_in_the_data_marks_the_last_member() -> None:
     assert error.code is Code.SHARD_TRUNCATED
 
 
-@pytest.mark.parametrize("cut", [lambda offset: offset, lambda offset: offset + 100], ids=["boundary", "header"])
+@pytest.mark.parametrize(
+    "cut", [lambda offset: offset, lambda offset: offset + 100], ids=["boundary", "header"]
+)
 def test_a_cut_between_members_is_noticed(cut: Callable[[int], int]) -> None:
     data = tar_bytes([("a.jpg", b"x" * 512), ("b.jpg", b"y" * 512)], tarfile.GNU_FORMAT)
 

@@ -14,8 +14,10 @@ SHARD = Shard("s3://bucket/0.tar", "0.tar", "etag", 1, ShardFormat.TAR)
 
 def units(tokens: list[int], pixels: list[int] | None = None, limits: UnitConfig | None = None) -> list[Unit]:
     """Units of assets with one crop each."""
-    arrays = [np.array(a, np.int64) for a in (tokens, [1] * len(tokens), pixels or [0] * len(tokens))]
-    return split(SHARD, 7, *arrays, limits or UnitConfig(max_assets=3, max_visual_tokens=10, max_pixel_bytes=100))
+    crops = np.ones(len(tokens), np.int64)
+    cost = np.array(tokens, np.int64), crops, np.array(pixels or [0] * len(tokens), np.int64)
+    limits = limits or UnitConfig(max_assets=3, max_visual_tokens=10, max_pixel_bytes=100)
+    return split(SHARD, 7, cost[0], cost[1], cost[2], limits)
 
 
 def test_a_unit_is_named_after_shard_and_range() -> None:
@@ -32,7 +34,9 @@ def test_a_unit_is_named_after_shard_and_range() -> None:
         ([], None, []),
     ],
 )
-def test_units_are_as_long_as_the_limits_allow(tokens: list[int], pixels: list[int] | None, counts: list[int]) -> None:
+def test_units_are_as_long_as_the_limits_allow(
+    tokens: list[int], pixels: list[int] | None, counts: list[int]
+) -> None:
     assert [u.count for u in units(tokens, pixels)] == counts
 
 

@@ -1,0 +1,50 @@
+"""The README says what there is: every key, every failure code, every command."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from jobs.cli import main
+from pipeline import config
+from pipeline.columns import CAPTIONS, FAILURES
+from pipeline.types import Code
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [f"{s}.{f.name}" for s, cls in config.SECTIONS.items() for f in fields(cls)])
+def test_every_key_of_the_job_file_is_in_the_table(name: str) -> None:
+    assert f"| `{name}` |" in README
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_every_failure_code_is_explained(code: Code) -> None:
+    assert f"| `{code}` |" in README
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_is_shown(command: str) -> None:
+    assert f"captionmill {command}" in README
+
+
+def test_the_sample_job_file_is_valid() -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+
+    assert config.read(blocks[0]).problems == ()
+
+
+def test_the_sample_conversation_is_valid() -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    whole = re.sub(r"\[\[prompt\]\].*?\n\n", blocks[1] + "\n", blocks[0], flags=re.DOTALL)
+
+    assert config.read(whole).problems == ()
+
+
+@pytest.mark.parametrize("schema", [CAPTIONS, FAILURES], ids=["captions", "failures"])
+def test_every_published_column_is_described(schema: pa.Schema) -> None:
+    assert all(field.metadata[b"description"] for field in schema)
