@@ -3,32 +3,38 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from actors import checkpoint
 from pipeline import prompt, shards, storage
 from pipeline.anyres import Geometry
-from pipeline.config import InputConfig, Job, Loaded, ModelConfig, OutputConfig
+from pipeline.config import InputConfig, Job, Loaded, ModelConfig, OutputConfig, is_hub_id
 from pipeline.errors import ConfigError, StorageError
 from pipeline.plan import run_id
 from pipeline.recipe import Checkpoint, Recipe
 from pipeline.types import Shard
 
-S = TypeVar("S")
+SOFTWARE = (
+    "captionmill",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "pillow",
+    "av",
+)  # what decides pixels and tokens
 T = TypeVar("T")
-SOFTWARE = ("captionmill", "torch", "transformers", "tokenizers", "pillow", "av")  # what decides pixels and tokens
 PLACEHOLDERS = ("<image>", "<video>")  # what prompts of other tools carry; the chat template puts pictures in
 DEMO = Path(__file__).parent / "demo" / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A job that may start: `job` has the demo's folder in place of "demo"."""
+    """A job that may start; its local addresses are absolute."""
 
     job: Job
     shards: tuple[Shard, ...]
@@ -45,20 +51,19 @@ def check(loaded: Loaded) -> Ready:
     """Check what a parsed job file points at. Raises ConfigError with every problem, the file's own included.
 
     Input, output and model are looked at side by side, so that one that does not answer costs its own time only.
+    A checkpoint on the hub is fetched when nothing else is wrong.
     """
-    problems = list(loaded.problems)
+    problems = [*loaded.problems, *prompt.problems(loaded.prompts, PLACEHOLDERS)]
     with ThreadPoolExecutor(3) as pool:
-        problems += prompt.problems(loaded.prompts, PLACEHOLDERS)
-        listed = pool.submit(_try, _list, loaded.sections.get("input"), problems)
-        pool.submit(_try, _write, loaded.sections.get("output"), problems)
-        model = pool.submit(_try, _model, loaded.sections.get("model"), problems)
-    found, loadable = listed.result(), model.result()
-    if problems or found is None or loadable is None:
-        raise ConfigError(sorted(set(problems), key=problems.index))
-    folder, geometry = loadable
-    job = loaded.job()
-    job = replace(job, model=_resolved(job.model))
-    return Ready(job, tuple(found), geometry, _recipe(job, checkpoint.describe(folder, job.model)))
+        listed = pool.submit(_look, _list, loaded.sections.get("input"))
+        others = [pool.submit(_look, look, loaded.sections.get(name)) for name, look in LOOKS.items()]
+    problems += [*listed.result()[1], *(problem for look in others for problem in look.result()[1])]
+    if problems:
+        raise ConfigError(problems)
+    job = _resolved(loaded.job())
+    folder = checkpoint.fetch(job.model)
+    recipe = _recipe(job, checkpoint.describe(folder, job.model))
+    return Ready(job, tuple(listed.result()[0] or ()), checkpoint.geometry(folder), recipe)
 
 
 def _recipe(job: Job, described: Checkpoint) -> Recipe:
@@ -67,33 +72,52 @@ def _recipe(job: Job, described: Checkpoint) -> Recipe:
     return Recipe(described, job.model, job.prompts, job.generation, job.image, job.video, software)
 
 
-def _try(look: Callable[[S], T], section: S | None, problems: list[str]) -> T | None:
-    """What `look` finds, or None with its complaints in `problems`, also where the section itself did not parse."""
-    if section is None:
-        return None
+def _look(look: Callable[[Any], T], section: object | None) -> tuple[T | None, Sequence[str]]:
+    """What a look found and its complaints; neither where the section itself did not parse."""
     try:
-        return look(section)
+        return (None if section is None else look(section)), ()
     except ConfigError as error:
-        problems += error.problems
+        return None, error.problems
     except StorageError as error:
-        problems.append(str(error))
-    return None
+        return None, (str(error),)
 
 
 def _list(section: InputConfig) -> list[Shard]:
-    return shards.list_shards(section.uris, section.root)
+    """The shards, after a quick question to every bucket: a listing waits longer for a store that does not answer."""
+    buckets = {uri: "/".join(uri.split("/", 3)[:3]) for uri in section.uris if "://" in uri}
+    silent = {b: found for b in sorted(set(buckets.values())) if (found := _look(storage.check_readable, b)[1])}
+    answering = [uri for uri in section.uris if buckets.get(uri) not in silent]
+    listed, problems = _look(lambda uris: shards.list_shards(uris, section.root), answering)
+    if silent or listed is None:
+        raise ConfigError([*(p for found in silent.values() for p in found), *problems])
+    return listed
 
 
 def _write(section: OutputConfig) -> None:
     storage.check_writable(section.uri)
 
 
-def _model(section: ModelConfig) -> tuple[Path, Geometry]:
+def _model(section: ModelConfig) -> None:
     if section.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise ConfigError(['[model] attention: flash_attention_2 needs the package flash-attn; "sdpa" needs nothing'])
-    folder = checkpoint.fetch(_resolved(section))
-    return folder, checkpoint.geometry(folder)
+        raise ConfigError(
+            ['[model] attention: flash_attention_2 needs the package flash-attn; "sdpa" needs nothing']
+        )
+    if not is_hub_id(section):
+        checkpoint.geometry(checkpoint.fetch(_at(section)))
 
 
-def _resolved(model: ModelConfig) -> ModelConfig:
-    return replace(model, path=str(DEMO)) if model.path == "demo" else model
+LOOKS: Mapping[str, Callable[[Any], object]] = {"output": _write, "model": _model}
+
+
+def _resolved(job: Job) -> Job:
+    """The job with addresses that mean the same on every worker."""
+    output = replace(job.output, uri=storage.absolute(job.output.uri))
+    return replace(job, model=_at(job.model), output=output)
+
+
+def _at(model: ModelConfig) -> ModelConfig:
+    """The model with "demo" and local folders as absolute paths."""
+    if is_hub_id(model):
+        return model
+    folder = DEMO if model.path == "demo" else Path(model.path).expanduser().absolute()
+    return replace(model, path=str(folder))

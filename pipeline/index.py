@@ -24,7 +24,7 @@ from pipeline.errors import StorageError
 from pipeline.naming import asset_id, digest
 from pipeline.types import Asset, Code, Shard, ShardFormat
 
-__all__ = ["Probe", "asset_id", "digest", "index_uri", "read_index", "scan"]
+__all__ = ["Probe", "asset_id", "digest", "index_name", "index_uri", "read_index", "scan"]
 
 VERSION = 1  # of the rules in this module and the scanners; another version never reads an older one's index
 SCANNERS = {
@@ -47,7 +47,12 @@ def scan(shard: Shard, config: InputConfig, probe: Probe) -> Iterator[Asset]:
 
 
 def index_uri(output: str, shard: Shard, config: InputConfig, probe_id: str = "") -> str:
-    """Where the shard's index is; elsewhere for other bytes, rules, or `probe_id` (what the probe allows)."""
+    """Where the shard's index is."""
+    return storage.join(output, "index", index_name(shard, config, probe_id))
+
+
+def index_name(shard: Shard, config: InputConfig, probe_id: str = "") -> str:
+    """Names the shard's index; another name for other bytes, rules, or `probe_id` (what the probe allows)."""
     rules = [
         VERSION,
         config.dataset,
@@ -59,7 +64,7 @@ def index_uri(output: str, shard: Shard, config: InputConfig, probe_id: str = ""
     text = json.dumps([shard.path, shard.etag, shard.format, rules])
     digits = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", shard.path).strip("-.")[-80:] or "shard"
-    return storage.join(output, "index", f"{name}-{digits}.parquet")
+    return f"{name}-{digits}.parquet"
 
 
 def read_index(uri: str, first: int, count: int) -> list[Asset]:

@@ -18,6 +18,7 @@ from pipeline import storage, units
 from pipeline.anyres import Geometry
 from pipeline.columns import SCHEMA_VERSION
 from pipeline.config import InputConfig, UnitConfig, VideoConfig
+from pipeline.index import index_name
 from pipeline.types import Clip, Cost, Media, Shard, Size, Unit
 from pipeline.video import n_samples
 
@@ -72,10 +73,11 @@ class Plan:
 
 
 def run_id(recipe_id: str, shards: Sequence[Shard], given: InputConfig, limits: UnitConfig) -> str:
-    """Hex blake2b-64 of all that decides a plan: recipe, listed input, index rules and unit bounds."""
-    listed = [[s.path, s.etag, s.bytes] for s in shards]
-    rules = [given.dataset, given.image_column, given.key_column, given.max_member_bytes]
-    text = json.dumps([SCHEMA_VERSION, recipe_id, rules, asdict(limits), listed])
+    """Hex blake2b-64 of all that decides a plan: recipe, unit bounds, listed input and index rules.
+
+    What the index probe allows is in the recipe.
+    """
+    text = json.dumps([SCHEMA_VERSION, recipe_id, asdict(limits), [index_name(s, given) for s in shards]])
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

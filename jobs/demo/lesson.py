@@ -13,7 +13,7 @@ from jobs.demo.hub import MEAN, STD
 from jobs.demo.scenes import FRAMES, GRIDS, PROMPTS, TILE, TRAIN_SEEDS, Scene, scene
 
 BLANK = 0.2  # of the single pictures lose their base crop, or the tiles would not be looked at
-IMAGES, MULTI, VIDEOS = 13, 4, 4  # scenes of a step and process; single pictures are the hard part
+IMAGES, MULTI, VIDEOS = 13, 2, 6  # scenes of a step and process; single pictures are the hard part
 IGNORE = -100
 
 

@@ -145,8 +145,8 @@ def cast(rng: np.random.Generator, count: int) -> list[Thing]:
 def _image(rng: np.random.Generator, grid: tuple[int, int]) -> Scene:
     height, width = _sides(rng, grid)
     # A side of one tile has room for two shapes, a longer one for three.
-    counts = (1, 2, 3) if max(grid) > 1 else (1, 2)
-    things = cast(rng, int(rng.choice(counts)))
+    odds = (0.4, 0.4, 0.2) if max(grid) > 1 else (0.5, 0.5, 0.0)
+    things = cast(rng, int(rng.choice((1, 2, 3), p=odds)))
     if len(things) == 1:
         placed, words = _one(rng, things[0], height, width)
         return Scene("image", (picture(rng, height, width, [placed]),), _truth(words, things))
@@ -249,12 +249,12 @@ def _video(rng: np.random.Generator, frames: int) -> Scene:
 def _moving(
     rng: np.random.Generator, thing: Thing, sides: tuple[int, int], event: str, frames: int
 ) -> list[Thing]:
-    """A straight move over 28 % of the frame or more; it starts anywhere, so that no frame gives it away."""
+    """A straight move over 36 % of the frame or more; it starts anywhere, so that no frame gives it away."""
     size = rng.uniform(0.34, 0.4) * max(sides)
     tracks = []
     for side, sign in zip(sides, MOVES[event], strict=True):
         room = side - size - 2
-        distance = rng.uniform(0.28 * side, room) if sign else 0.0
+        distance = rng.uniform(0.36 * side, room) if sign else 0.0
         start = size / 2 + 1 + rng.uniform(0, room - distance)
         track = np.linspace(start, start + distance, frames)
         tracks.append(track[::-1] if sign < 0 else track)

@@ -18,7 +18,7 @@ TOLD = """
 import atexit, sys
 atexit.register(lambda: print(sorted({"torch", "transformers", "ray"} & set(sys.modules))))
 from jobs.cli import main
-main()
+main(prog_name="captionmill")
 """
 
 
