@@ -25,6 +25,7 @@ $(READY): pyproject.toml constraints.txt
 		"Install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments." \
 		"On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@echo "Setting up $(VENV): some 2 GB and a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	nvidia-smi -L 2>/dev/null | grep -q GPU || $(BIN)/python -m pip install --quiet $(CPU_TORCH) $(TORCH)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'

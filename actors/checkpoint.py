@@ -45,7 +45,9 @@ def check(folder: Path) -> None:
 
 def _download(model: ModelConfig) -> Path:
     try:
-        return Path(snapshot_download(model.path, revision=model.revision, allow_patterns=[*WEIGHTS, *PROCESSOR]))
+        return Path(
+            snapshot_download(model.path, revision=model.revision, allow_patterns=[*WEIGHTS, *PROCESSOR])
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).splitlines()[0][:200]
         raise ConfigError([f"[model] path: cannot get {model.path} at {model.revision}: {reason}"]) from error
@@ -68,7 +70,9 @@ def geometry(folder: Path) -> Geometry:
     image = _json(folder / "preprocessor_config.json") or both.get("image_processor")
     video = _json(folder / "video_preprocessor_config.json") or both.get("video_processor")
     if not image:
-        raise ConfigError([f"[model] path: {folder.name} has no preprocessor_config.json; it says how pixels are cut"])
+        raise ConfigError(
+            [f"[model] path: {folder.name} has no preprocessor_config.json; it says how pixels are cut"]
+        )
     return Geometry.from_checkpoint(_json(folder / "config.json"), image, video or None)
 
 

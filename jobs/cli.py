@@ -34,7 +34,9 @@ def main() -> None:
 @click.argument("job", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--input", "inputs", multiple=True, metavar="URI", help="Instead of [input] uris; repeatable.")
 @click.option("--output", metavar="URI", help="Instead of [output] uri.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."
+)
 def run(job: Path, inputs: Sequence[str], output: str | None, overrides: Sequence[str]) -> None:
     """Index, plan, caption and publish what JOB describes; goes on where an earlier run stopped."""
     console = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -44,9 +46,16 @@ def run(job: Path, inputs: Sequence[str], output: str | None, overrides: Sequenc
 
 
 @main.command()
-@click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=Path("captionmill-demo"),
-              show_default=True, help="Folder for shards and captions.")
-@click.option("--scenes", type=click.IntRange(min=1), default=200, show_default=True, help="Scenes of each kind.")
+@click.option(
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("captionmill-demo"),
+    show_default=True,
+    help="Folder for shards and captions.",
+)
+@click.option(
+    "--scenes", type=click.IntRange(min=1), default=200, show_default=True, help="Scenes of each kind."
+)
 def demo(output: Path, scenes: int) -> None:
     """Caption generated shards with the shipped checkpoint, and compare every caption with the truth."""
     from jobs.demo.command import show  # only the demo needs its generator

@@ -85,7 +85,9 @@ def _look(look: Callable[[Any], T], section: object | None) -> tuple[T | None, S
 def _list(section: InputConfig) -> list[Shard]:
     """The shards, after a quick question to every bucket: a listing waits longer for a store that does not answer."""
     buckets = {uri: "/".join(uri.split("/", 3)[:3]) for uri in section.uris if "://" in uri}
-    silent = {b: found for b in sorted(set(buckets.values())) if (found := _look(storage.check_readable, b)[1])}
+    silent = {
+        b: found for b in sorted(set(buckets.values())) if (found := _look(storage.check_readable, b)[1])
+    }
     answering = [uri for uri in section.uris if buckets.get(uri) not in silent]
     listed, problems = _look(lambda uris: shards.list_shards(uris, section.root), answering)
     if silent or listed is None:

@@ -34,7 +34,9 @@ class Progress:
         self._begun = time.monotonic()
         self._first: float | None = None
         self._said = 0.0
-        self._live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._live = (
+            Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        )
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -42,7 +44,9 @@ class Progress:
         self._show()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         if self._live:
             self._live.stop()
 

@@ -123,7 +123,9 @@ def _plan(ready: Ready, indexes: list[str]) -> Plan:
     return plan
 
 
-def _caption(ready: Ready, plan: Plan, made_of: Actors, metadata: Mapping[str, str], console: Console) -> None:
+def _caption(
+    ready: Ready, plan: Plan, made_of: Actors, metadata: Mapping[str, str], console: Console
+) -> None:
     """Caption the units that have no part."""
     job = ready.job
     have = committed(job.output.uri, plan.run_id) & {u.unit_id for u in plan.units}
@@ -151,7 +153,9 @@ def _publish(output: str, plan: Plan, metadata: Mapping[str, str], console: Cons
     manifest = publish.manifest_uri(output, plan.run_id)
     try:
         if missing and not storage.exists(manifest):
-            raise RunError(f"{len(missing)} of {len(plan.units)} units have no part; start the same command again")
+            raise RunError(
+                f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
+            )
         compact = publish.Compactor(output, plan.run_id, [u.unit_id for u in plan.units], metadata)
         parts = [pa.table({"number": [p.number], "of": [p.of]}) for p in publish.partitions(plan.assets)]
         done = [json.loads(row["done"]) for row in flow.publish(parts, compact).iter_rows()]

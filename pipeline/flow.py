@@ -54,29 +54,28 @@ def pools(cpus: float, replicas: int, gpus_per_replica: float, preprocessors: in
 
 
 def index(shards: Sequence[pa.Table], indexer: Actor) -> Dataset:
-    """One row per shard in; one row per shard out, when its index object exists."""
+    """One row per shard in, {shard}; one row per shard out, {index_uri}, when its index object exists."""
     _context()
-    return (
-        ray.data.from_arrow(list(shards))  # {shard}: one block per shard
-        .map_batches(  # CPU: stream the shard, probe headers in a child process, PUT the index → {shard, index_uri}
-            indexer.cls,
-            fn_constructor_kwargs=dict(indexer.kwargs),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=1,
-            compute=ActorPoolStrategy(min_size=1, max_size=max(1, int(_cpus()) - 1)),
-        )
+    return ray.data.from_arrow(list(shards)).map_batches(
+        # CPU: stream the shard, probe headers in a child process, PUT the index
+        indexer.cls,
+        fn_constructor_kwargs=dict(indexer.kwargs),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=ActorPoolStrategy(min_size=1, max_size=max(1, int(_cpus()) - 1)),
     )
 
 
 def caption(
     units: Sequence[pa.Table], preprocessor: Actor, captioner: Actor, commit: Step, size: Pools
 ) -> Dataset:
-    """One row per unit in; one receipt per unit out, when its part exists."""
+    """One row per unit in, {unit, index_uri}, longest first; one receipt per unit out, when its part exists."""
     _context()
     return (
-        ray.data.from_arrow(list(units))  # {unit, index_uri}: one block per unit, longest first
-        .map_batches(  # CPU: range-read, decode in a child process, anyres → {unit, assets, views, answers, pixels}
+        ray.data.from_arrow(list(units))
+        .map_batches(
+            # CPU: range-read, decode in a child process, cut crops → {unit, assets, views, answers, pixels}
             preprocessor.cls,
             fn_constructor_kwargs=dict(preprocessor.kwargs),
             batch_size=1,
@@ -84,7 +83,8 @@ def caption(
             num_cpus=size.preprocessor_cpus,
             compute=ActorPoolStrategy(min_size=1, max_size=size.preprocessors),
         )
-        .map_batches(  # GPU: bucket, prefill, decode, scatter back → {unit, assets, views, answers}
+        .map_batches(
+            # GPU: bucket, prefill, decode, scatter back → {unit, assets, views, answers}
             captioner.cls,
             fn_constructor_kwargs=dict(captioner.kwargs),
             batch_size=1,
@@ -93,17 +93,27 @@ def caption(
             num_gpus=size.replica_gpus,
             compute=ActorPoolStrategy(size=size.replicas, max_tasks_in_flight_per_actor=3),
         )
-        .map_batches(  # CPU: check, one PUT → receipt
-            commit, batch_size=1, batch_format="pyarrow", num_cpus=COMMIT_CPUS, compute=TaskPoolStrategy()
+        .map_batches(
+            # CPU: check, one PUT → receipt
+            commit,
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=COMMIT_CPUS,
+            compute=TaskPoolStrategy(),
         )
     )
 
 
 def publish(partitions: Sequence[pa.Table], compact: Step) -> Dataset:
-    """One row per published file in; its description out, when it exists."""
+    """One row per partition in, {number, of}; its files' description out, {done}, when they exist."""
     _context()
-    return ray.data.from_arrow(list(partitions)).map_batches(  # CPU: read parts, sort, PUT → {done}
-        compact, batch_size=1, batch_format="pyarrow", num_cpus=1, compute=TaskPoolStrategy()
+    return ray.data.from_arrow(list(partitions)).map_batches(
+        # CPU: read parts, sort, PUT
+        compact,
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=1,
+        compute=TaskPoolStrategy(),
     )
 
 

@@ -77,7 +77,7 @@ def _failure(problem: Problem) -> dict[str, Any]:
         "row": "failure",
         "stage": problem.stage,
         "error_code": problem.code,
-        "error_message": problem.message[:300],
+        "error_message": caption_text(problem.message)[:300],  # it may quote a name or a decoder
         "retriable": problem.code in RETRIABLE,
     }
 

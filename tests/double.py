@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pipeline.config import GenerationConfig, PromptConfig, read
+from pipeline.prompt import filled
 from pipeline.types import Caption, Finish, Request, Sample
 
 if TYPE_CHECKING:
@@ -34,7 +35,9 @@ class Double:
     delay_s: float = 0.0
 
     def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
-        """A prompt whose length depends on the sample."""
+        """A prompt whose length depends on the sample. MediaError where it names a field that the asset lacks."""
+        for turn in prompt.turns:
+            filled(turn.text, text)
         length = 8 * len(sample.crops) + int(sample.view.sha256[:2], 16)
         return Request(sample, prompt.id, (7,) * length, 8 * len(sample.crops))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import struct
 import tarfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import av
@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests import made
-from tests.double import caption_with_doubles
+from tests.double import caption_with_doubles, said
 from tests.films import Film
 
 pytestmark = pytest.mark.slow
@@ -69,10 +69,17 @@ def bomb() -> bytes:
     """A PNG of 60 bytes that says it has 200 million pixels."""
 
     def chunk(kind: bytes, payload: bytes) -> bytes:
-        return struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+        return (
+            struct.pack(">I", len(payload)) + kind + payload + struct.pack(">I", zlib.crc32(kind + payload))
+        )
 
     header = struct.pack(">IIBBBBB", 20_000, 10_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def sound() -> bytes:
@@ -131,7 +138,7 @@ def shards() -> Mapping[str, bytes]:
             ("heavy.png", bytes(1_000_001)),
             ("sound.mp4", sound()),
             ("noframes.mp4", no_frames()),
-            ("page.mp4.mp4", PAGE),
+            ("pagefilm.mp4", PAGE),
             *good(3),
             ("twice.jpg", picture(3, "JPEG")),
             ("twice.jpg", picture(4, "JPEG")),
@@ -143,7 +150,7 @@ def shards() -> Mapping[str, bytes]:
             ("clip.json", b'{"subtitle": "none"}'),
             *good(4),
         ),
-        "truncated.tar": tar(*good(1), *good(2), ("last.png", picture(7, size=(200, 200)) + bytes(4000)))[:-13_000],
+        "truncated.tar": tar(*good(1), *good(2), ("last.png", picture(7) + bytes(40_000)))[:-30_000],
         "empty.tar": b"",
         "garbage.tar": np.random.default_rng(0).bytes(5000),
         "page.tar": PAGE,
@@ -164,13 +171,14 @@ EXPECTED: Mapping[str, Mapping[str, Outcome]] = {
         "good1": GOOD,
         "zero": failed("empty_input"),
         "cut": failed("truncated"),
-        "page": failed("duplicate_member"),
+        "page": failed("unidentified"),
         "good2": GOOD,
         "bomb": failed("too_large"),
         "vector": failed("unsupported_format"),
         "heavy": failed("too_large"),
         "sound": failed("no_video_stream"),
         "noframes": failed("no_frames"),
+        "pagefilm": failed("unidentified"),
         "good3": GOOD,
         "twice": failed("duplicate_member"),
         "sidecar": failed("no_media"),
@@ -179,12 +187,22 @@ EXPECTED: Mapping[str, Mapping[str, Outcome]] = {
         "clip": GOOD,
         "good4": GOOD,
     },
-    "truncated.tar": {"good1": GOOD, "good2": GOOD, "last": failed("truncated"), "": failed("shard_truncated")},
+    "truncated.tar": {
+        "good1": GOOD,
+        "good2": GOOD,
+        "last": failed("truncated"),
+        "": failed("shard_truncated"),
+    },
     "empty.tar": {"": failed("shard_empty")},
     "garbage.tar": {"": failed("shard_unreadable")},
     "page.tar": {"": failed("shard_unreadable")},
     "end.tar": {"": failed("shard_empty")},
-    "rows.parquet": {},
+    "rows.parquet": {
+        "a": GOOD,
+        "row:1": failed("bad_key"),
+        "b": failed("duplicate_key"),
+        "c": failed("empty_input"),
+    },
     "nocolumn.parquet": {"": failed("missing_column")},
     "nokey.parquet": {"": failed("missing_column")},
     "garbage.parquet": {"": failed("shard_unreadable")},
@@ -203,6 +221,48 @@ def rows(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> list[dict
     return [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
 
 
-def test_print(rows: list[dict[str, Any]]) -> None:
-    for row in sorted(rows, key=lambda r: (r["shard"], r["key"])):
-        print(row["shard"], repr(row["key"]), row["prompt_id"], row.get("error_code", "caption"), row.get("error_message", ""), row.get("stage"))
+def outcomes(rows: list[dict[str, Any]], shard: str) -> dict[str, Outcome]:
+    """What became of each key of a shard."""
+    found: dict[str, Outcome] = {}
+    for row in rows:
+        if row["shard"] == shard:
+            found.setdefault(row["key"], set()).add((row["prompt_id"], row.get("error_code", "caption")))
+    return found
+
+
+@pytest.mark.parametrize("shard", EXPECTED)
+def test_every_key_of_a_shard_has_its_own_outcome(rows: list[dict[str, Any]], shard: str) -> None:
+    assert outcomes(rows, shard) == EXPECTED[shard]
+
+
+def test_there_are_no_rows_but_these(rows: list[dict[str, Any]]) -> None:
+    answers = [(r["shard"], r["key"], r["prompt_id"]) for r in rows]
+
+    assert len(answers) == len(set(answers))
+    assert len(answers) == sum(len(outcome) for shard in EXPECTED.values() for outcome in shard.values())
+
+
+def test_a_broken_shard_is_one_row_without_media_or_digest(rows: list[dict[str, Any]]) -> None:
+    whole = [r for r in rows if r["key"] == ""]
+
+    assert {(r["media"], r["content_sha256"], r["stage"]) for r in whole} == {(None, None, "index")}
+    assert len(whole) == 8
+
+
+def test_neighbours_of_bad_input_are_captioned_from_their_own_bytes(rows: list[dict[str, Any]]) -> None:
+    captions = {
+        (r["shard"], r["key"]): r["caption"] for r in rows if r.get("prompt_id") == "plain" and "caption" in r
+    }
+
+    for number in range(1, 5):
+        data, colour = picture(number), (number, 100, 200)
+        assert captions["media.tar", f"good{number}"] == said(
+            hashlib.sha256(data).hexdigest(), "plain", colour
+        )
+
+
+def test_messages_are_one_short_line_without_addresses(rows: list[dict[str, Any]]) -> None:
+    messages = [r["error_message"] for r in rows if "error_message" in r]
+
+    assert all(m and len(m) <= 300 and len(m.splitlines()) == 1 for m in messages)
+    assert [m for m in messages if "://" in m or "/tmp" in m] == []

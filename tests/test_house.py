@@ -23,6 +23,7 @@ HEAVY = {
     "jobs/demo/hub.py",
     "jobs/demo/lesson.py",
     "jobs/demo/muon.py",
+    "jobs/demo/sensitivity.py",
     "jobs/demo/tower.py",
     "jobs/demo/train.py",
 }

@@ -55,16 +55,29 @@ def normalise(tiles: np.ndarray) -> Tensor:
     return (pixels - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
 
 
+def hard(one: Scene) -> bool:
+    """What came last of all in training: three shapes, the middle, changes of colour, and that nothing happens."""
+    words = one.truth["describe"]
+    return one.truth["count"] == "3 shapes" or any(word in words for word in ("middle", "turns", "still"))
+
+
+def pick(rng: np.random.Generator, scenes: list[Scene], count: int) -> list[Scene]:
+    """That many of the scenes; a hard one is three times as likely to be taken as an easy one."""
+    odds = np.asarray([3.0 if hard(one) else 1.0 for one in scenes])
+    return [scenes[i] for i in rng.choice(len(scenes), count, replace=False, p=odds / odds.sum())]
+
+
 def draw(rng: np.random.Generator, most_tiles: int) -> list[Scene]:
     """A step's training scenes, on grids of at most that many tiles; the clips of a step share one length."""
     grids = [grid for grid in GRIDS if grid[0] * grid[1] <= most_tiles]
     odds = np.asarray([1.0 if rows * columns < 12 else 0.7 for rows, columns in grids])
-    picks = rng.choice(len(grids), IMAGES, p=odds / odds.sum())
-    seeds = rng.integers(TRAIN_SEEDS.stop // 100, size=IMAGES + MULTI + VIDEOS).tolist()
+    chosen = rng.choice(len(grids), 2 * IMAGES, p=odds / odds.sum())
+    seeds = iter(rng.integers(TRAIN_SEEDS.stop // 100, size=2 * IMAGES + MULTI + 2 * VIDEOS).tolist())
     length = int(rng.integers(len(FRAMES)))
-    scenes = [scene("image", seed, grids[pick]) for seed, pick in zip(seeds[:IMAGES], picks, strict=True)]
-    scenes += [scene("images", seed) for seed in seeds[IMAGES : IMAGES + MULTI]]
-    return scenes + [scene("video", seed * len(FRAMES) + length) for seed in seeds[IMAGES + MULTI :]]
+    stills = [scene("image", next(seeds), grids[grid]) for grid in chosen]
+    clips = [scene("video", next(seeds) * len(FRAMES) + length) for _ in range(2 * VIDEOS)]
+    sets = [scene("images", next(seeds)) for _ in range(MULTI)]
+    return [*pick(rng, stills, IMAGES), *sets, *pick(rng, clips, VIDEOS)]
 
 
 def look(

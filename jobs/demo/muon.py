@@ -28,10 +28,10 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
-            shapes: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            shapes: dict[torch.Size, list[tuple[nn.Parameter, Tensor]]] = defaultdict(list)
             for weight in group["params"]:
                 if weight.grad is not None:  # a frozen one has none
-                    shapes[weight.shape].append(weight)
+                    shapes[weight.shape].append((weight, weight.grad))
             for shape, weights in shapes.items():
                 updates = orthogonal(
                     torch.stack(

@@ -142,11 +142,17 @@ def cast(rng: np.random.Generator, count: int) -> list[Thing]:
     return [Thing(SHAPES[i % len(SHAPES)], list(COLOURS)[i // len(SHAPES)]) for i in picks.tolist()]
 
 
+def colourful(rng: np.random.Generator, count: int) -> list[Thing]:
+    """That many things of as many colours, unplaced."""
+    return [Thing(str(rng.choice(SHAPES)), str(colour)) for colour in rng.permutation(list(COLOURS))[:count]]
+
+
 def _image(rng: np.random.Generator, grid: tuple[int, int]) -> Scene:
     height, width = _sides(rng, grid)
     # A side of one tile has room for two shapes, a longer one for three.
     odds = (0.4, 0.4, 0.2) if max(grid) > 1 else (0.5, 0.5, 0.0)
-    things = cast(rng, int(rng.choice((1, 2, 3), p=odds)))
+    count = int(rng.choice((1, 2, 3), p=odds))
+    things = cast(rng, count) if count < 3 else colourful(rng, count)
     if len(things) == 1:
         placed, words = _one(rng, things[0], height, width)
         return Scene("image", (picture(rng, height, width, [placed]),), _truth(words, things))

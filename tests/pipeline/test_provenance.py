@@ -159,6 +159,14 @@ def test_a_long_message_is_cut_to_three_hundred_characters() -> None:
     assert len(answered(Problem(Stage.READ, Code.CORRUPT, "x" * 1000), None)["error_message"]) == 300
 
 
+def test_a_message_is_one_line_that_is_safe_to_show() -> None:
+    message = 'no decoder for "a\u202e\x1b[31m.jpg"\n(libfoo: bad)\n'
+
+    row = answered(Problem(Stage.DECODE, Code.CORRUPT, message), None)
+
+    assert row["error_message"] == 'no decoder for "a.jpg" (libfoo: bad)'
+
+
 def test_the_caption_stays_as_the_model_said_it_beside_its_safe_text() -> None:
     said = replace(
         made.caption(made.asset(0, 0), "long"), text=" a\u202e \x1b[31mcat\n", finish=Finish.LENGTH
