@@ -13,7 +13,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from pipeline import schema
+from pipeline import messages
 from pipeline.batching import buckets
 from pipeline.config import GenerationConfig, PromptConfig
 from pipeline.errors import CaptionmillError, MediaError
@@ -54,7 +54,7 @@ class Captioner:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """`caption` for one-row tables (`pipeline.schema`)."""
-        return schema.captioned_to_table(self.caption(schema.table_to_prepared(table)))
+        return messages.captioned_to_table(self.caption(messages.table_to_prepared(table)))
 
     def caption(self, prepared: Prepared) -> Captioned:
         """Answer every sample under every prompt; answers by position, then in the job's order of prompts."""

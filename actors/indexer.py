@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage
+from pipeline import messages, schema, storage
 from pipeline.config import InputConfig
 from pipeline.draft import Probe
 from pipeline.index import index_uri, scan
@@ -34,7 +34,7 @@ class Indexer:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """`index` for one-row tables: {shard} in, {index_uri} out."""
-        return pa.table({"index_uri": [self.index(schema.table_to_shard(table))]})
+        return pa.table({"index_uri": [self.index(messages.table_to_shard(table))]})
 
     def index(self, shard: Shard) -> str:
         """The address of the shard's index, which exists then. Made again, it is the same object."""

@@ -8,7 +8,7 @@ from types import TracebackType
 import pyarrow as pa
 
 from actors.sandbox import Sandbox, Seen
-from pipeline import schema
+from pipeline import messages
 from pipeline.anyres import Geometry
 from pipeline.config import ImageConfig, VideoConfig
 from pipeline.errors import MediaError
@@ -37,8 +37,8 @@ class Preprocessor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """`prepare` for one-row tables (`pipeline.schema`); the assets come from the unit's index."""
-        unit, index_uri = schema.table_to_unit(table)
-        return schema.prepared_to_table(self.prepare(unit, read_index(index_uri, unit.first, unit.count)))
+        unit, index_uri = messages.table_to_unit(table)
+        return messages.prepared_to_table(self.prepare(unit, read_index(index_uri, unit.first, unit.count)))
 
     def prepare(self, unit: Unit, assets: Sequence[Asset]) -> Prepared:
         """Every asset of the unit (in the unit's order), once: as a sample, or as a problem under all prompts.

@@ -42,7 +42,7 @@ def run(job: Path, inputs: Sequence[str], output: str | None, overrides: Sequenc
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     given = [*overrides, *_override("input.uris", list(inputs)), *_override("output.uri", output)]
     with _exit_codes(console):
-        start(config.read(job.read_text(encoding="utf-8"), given), console)
+        start(config.read(_text(job), given), console)
 
 
 @main.command()
@@ -63,6 +63,13 @@ def demo(output: Path, scenes: int) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with _exit_codes(console):
         show(output, scenes, console)
+
+
+def _text(job: Path) -> str:
+    try:
+        return job.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{job} is not UTF-8 text: {error.reason} at byte {error.start}"]) from error
 
 
 def _override(name: str, value: list[str] | str | None) -> list[str]:

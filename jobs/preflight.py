@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pipeline import prompt, shards, storage
 from pipeline.anyres import Geometry
 from pipeline.config import InputConfig, Job, Loaded, ModelConfig, OutputConfig, is_hub_id
 from pipeline.errors import ConfigError, StorageError
+from pipeline.patterns import fixed_folder
 from pipeline.plan import run_id
 from pipeline.recipe import Checkpoint, Recipe
 from pipeline.types import Shard
@@ -83,16 +85,20 @@ def _look(look: Callable[[Any], T], section: object | None) -> tuple[T | None, S
 
 
 def _list(section: InputConfig) -> list[Shard]:
-    """The shards, after a quick question to every bucket: a listing waits longer for a store that does not answer."""
-    buckets = {uri: "/".join(uri.split("/", 3)[:3]) for uri in section.uris if "://" in uri}
-    silent = {
-        b: found for b in sorted(set(buckets.values())) if (found := _look(storage.check_readable, b)[1])
-    }
-    answering = [uri for uri in section.uris if buckets.get(uri) not in silent]
+    """The shards, after a quick question to every store: a listing waits longer for one that does not answer."""
+    folders = {uri: fixed_folder(uri) for uri in section.uris if "://" in uri}
+    silent = {folder: said for folder in sorted(set(folders.values())) if (said := _look(_answer, folder)[1])}
+    answering = [uri for uri in section.uris if folders.get(uri) not in silent]
     listed, problems = _look(lambda uris: shards.list_shards(uris, section.root), answering)
     if silent or listed is None:
-        raise ConfigError([*(p for found in silent.values() for p in found), *problems])
+        raise ConfigError([*(problem for said in silent.values() for problem in said), *problems])
     return listed
+
+
+def _answer(folder: str) -> None:
+    """StorageError where the store does not answer. What it does not have, the listing says better."""
+    with contextlib.suppress(storage.MissingError):
+        storage.check_readable(folder)
 
 
 def _write(section: OutputConfig) -> None:

@@ -49,6 +49,8 @@ class Progress:
     ) -> None:
         if self._live:
             self._live.stop()
+        elif error is None:
+            self._console.print(self.line())
 
     def add(self, receipt: Receipt) -> None:
         """A unit is committed."""

@@ -20,7 +20,7 @@ from actors.replica import load
 from actors.sandbox import prober
 from jobs.preflight import Ready
 from jobs.progress import Progress
-from pipeline import flow, publish, schema, storage
+from pipeline import flow, messages, publish, storage
 from pipeline import plan as planning
 from pipeline.commit import Committer, committed, receipt
 from pipeline.config import Job
@@ -83,7 +83,7 @@ def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
         **{f"captionmill.software.{name}": v for name, v in decided.software.items()},
     }
     _caption(ready, plan, made_of, metadata, console)
-    return _publish(output, plan, metadata, console)
+    return _publish(output, plan, len(ready.job.prompts), metadata, console)
 
 
 def _check_cluster(job: Job) -> None:
@@ -106,7 +106,7 @@ def _index(ready: Ready, indexer: flow.Actor, console: Console) -> list[str]:
     missing = [s for s, uri in zip(ready.shards, uris, strict=True) if uri not in there]
     if missing:
         console.print(f"Indexing {len(missing):,} of {len(uris):,} shards")
-        done = flow.index([schema.shard_to_table(s) for s in missing], indexer)
+        done = flow.index([messages.shard_to_table(s) for s in missing], indexer)
         for number, _ in enumerate(done.iter_rows(), 1):
             if number % max(1, len(missing) // 10) == 0:
                 console.print(f"  {number:,} shards indexed")
@@ -141,14 +141,16 @@ def _caption(
         job.cluster.gpus_per_replica,
         job.cluster.preprocessors,
     )
-    rows = [schema.unit_to_table(u, plan.index_of(u)) for u in todo]
+    rows = [messages.unit_to_table(u, plan.index_of(u)) for u in todo]
     commit = Committer(job.output.uri, context, metadata)
     with Progress(plan, have, console) as progress:
         for row in flow.caption(rows, made_of.preprocessor, made_of.captioner, commit, size).iter_rows():
             progress.add(receipt(row))
 
 
-def _publish(output: str, plan: Plan, metadata: Mapping[str, str], console: Console) -> dict[str, Any]:
+def _publish(
+    output: str, plan: Plan, prompts: int, metadata: Mapping[str, str], console: Console
+) -> dict[str, Any]:
     missing = {u.unit_id for u in plan.units} - committed(output, plan.run_id)
     manifest = publish.manifest_uri(output, plan.run_id)
     try:
@@ -157,7 +159,9 @@ def _publish(output: str, plan: Plan, metadata: Mapping[str, str], console: Cons
                 f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
             )
         compact = publish.Compactor(output, plan.run_id, [u.unit_id for u in plan.units], metadata)
-        parts = [pa.table({"number": [p.number], "of": [p.of]}) for p in publish.partitions(plan.assets)]
+        parts = [
+            pa.table({"number": [p.number], "of": [p.of]}) for p in publish.partitions(plan.assets * prompts)
+        ]
         done = [json.loads(row["done"]) for row in flow.publish(parts, compact).iter_rows()]
         return publish.publish(output, plan, done, metadata)
     except (storage.MissingError, RayError):  # the parts are gone: this driver was overtaken

@@ -31,7 +31,7 @@ def _connected(console: Console) -> Iterator[None]:
     console.print(f"Connecting to Ray at {where}" if where else "Starting Ray on this machine")
     # Ray's native code writes to our terminal what its log files have too
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     ray.init(
         address=where or "local",
         include_dashboard=None if where else False,

@@ -11,7 +11,7 @@ from rich.console import Console
 from jobs.preflight import Ready, check
 from pipeline import publish, storage
 from pipeline.config import Job, Loaded
-from pipeline.errors import RunError
+from pipeline.errors import ConfigError, RunError
 
 
 def start(loaded: Loaded, console: Console) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def start(loaded: Loaded, console: Console) -> dict[str, Any]:
     begun = time.monotonic()
     ready = check(loaded)
     output = ready.job.output.uri
+    _check_dataset(ready.job)
     if storage.exists(publish.manifest_uri(output, ready.run_id)):
         console.print("Nothing to do: this job is published; neither its input nor its recipe has changed.")
         snapshot = publish.swap(output, ready.run_id)
@@ -39,6 +40,17 @@ def _run(ready: Ready, console: Console) -> dict[str, Any]:
 
     with session(console):
         return run(ready, actors(ready), console)
+
+
+def _check_dataset(job: Job) -> None:
+    published = publish.snapshot(job.output.uri)
+    if published and published["dataset"] != job.input.dataset:
+        raise ConfigError(
+            [
+                f"[output] uri: {job.output.uri} holds the captions of dataset {published['dataset']!r}, "
+                f"this job is for {job.input.dataset!r}; give each dataset an output of its own"
+            ]
+        )
 
 
 def _check_budget(snapshot: Mapping[str, Any], job: Job) -> None:

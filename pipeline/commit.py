@@ -1,7 +1,7 @@
 """Commit: one Parquet part per unit, checked, then one PUT under the unit's own name.
 
-Whoever runs a unit, however often, writes the same rows to the same object, so a retried task, a zombie attempt or
-a second driver changes nothing. A part is complete when it exists; resume is a listing.
+Whoever runs a unit, however often, writes the same rows (but for `created_at`) under the same name, so a retried
+task, a zombie attempt or a second driver changes nothing. A part is complete when it exists; resume is a listing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import schema, storage
+from pipeline import messages, storage
 from pipeline.columns import SCHEMA_VERSION, parquet_options
 from pipeline.errors import IntegrityError
 from pipeline.provenance import Context, part_table
@@ -44,7 +44,7 @@ class Committer:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """One captioned unit in, its receipt out, as one-row tables (see `receipt`)."""
-        return pa.table({"receipt": [json.dumps(asdict(self.commit(schema.table_to_captioned(table))))]})
+        return pa.table({"receipt": [json.dumps(asdict(self.commit(messages.table_to_captioned(table))))]})
 
     def commit(self, captioned: Captioned) -> Receipt:
         """Check conservation and digests, build the part in memory, read it back, and PUT it.
@@ -55,7 +55,8 @@ class Committer:
         check(captioned, [p.id for p in self._context.prompts])
         table = part_table(captioned, self._context, datetime.now(UTC))
         data = part_bytes(table, {**self._metadata, "captionmill.unit_id": captioned.unit.unit_id})
-        storage.put(storage.join(self._folder, f"{captioned.unit.unit_id}.parquet"), data)
+        # The first attempt's part stands where the store can refuse the second: then what is compacted never changes.
+        storage.put_new(storage.join(self._folder, f"{captioned.unit.unit_id}.parquet"), data)
         failed = [a.outcome for a in captioned.answers if isinstance(a.outcome, Problem)]
         said = [a.outcome for a in captioned.answers if not isinstance(a.outcome, Problem)]
         return Receipt(

@@ -1,41 +1,29 @@
-"""Typed rows to Arrow and back: the index, and what travels between stages.
+"""Typed rows to Arrow and back: assets, views and answers, a row each.
 
-A message between stages is a table of one row (one unit), so that one task is one unit. Its nested parts are
-Arrow IPC streams in binary cells and its pixels one `large_binary` cell, which is read back without a copy.
-The published columns are in `columns`.
+`messages` has what travels between stages, `columns` what is published.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from pipeline.errors import IntegrityError
 from pipeline.types import (
     Answer,
     Asset,
     Caption,
-    Captioned,
     Clip,
     Code,
-    Cost,
     Facts,
     Finish,
     Media,
     Member,
-    Prepared,
     Problem,
-    Sample,
-    Shard,
-    ShardFormat,
     Size,
     Stage,
-    Unit,
     View,
 )
 
@@ -164,111 +152,8 @@ def _problem(row: dict[str, Any]) -> Problem | None:
     return Problem(Stage(row["problem_stage"]), Code(row["problem_code"]), row["problem_message"])
 
 
-def shard_to_table(shard: Shard) -> pa.Table:
-    """A listed shard on its way to an indexer."""
-    return pa.table({"shard": [json.dumps(asdict(shard))]})
-
-
-def table_to_shard(table: pa.Table) -> Shard:
-    """Inverse of `shard_to_table`."""
-    return _shard(json.loads(table.column("shard")[0].as_py()))
-
-
-def unit_to_table(unit: Unit, index_uri: str) -> pa.Table:
-    """A planned unit on its way to a preprocessor, with the address of its shard's index."""
-    return pa.table({"unit": [json.dumps(asdict(unit))], "index_uri": [index_uri]})
-
-
-def table_to_unit(table: pa.Table) -> tuple[Unit, str]:
-    """Inverse of `unit_to_table`."""
-    row = table.to_pylist()[0]
-    return _unit(row["unit"]), row["index_uri"]
-
-
-def _unit(text: str) -> Unit:
-    raw = json.loads(text)
-    return Unit(raw["unit_id"], _shard(raw["shard"]), raw["first"], raw["count"], Cost(**raw["cost"]))
-
-
-def _shard(raw: dict[str, Any]) -> Shard:
-    return Shard(**{**raw, "format": ShardFormat(raw["format"])})
-
-
-def prepared_to_table(prepared: Prepared) -> pa.Table:
-    """A unit with its pixels. All crops of a unit have one tile size.
-
-    Raises IntegrityError where a sample has not as many crops as its view says: read back by these counts, the pixels
-    of every later sample would be another asset's.
-    """
-    for sample in prepared.samples:
-        if len(sample.crops) != sample.view.n_crops:
-            said = (
-                f"asset {sample.view.position} has {len(sample.crops)} crops and says {sample.view.n_crops}"
-            )
-            raise IntegrityError(f"unit {prepared.unit.unit_id}: {said}")
-    crops = [s.crops for s in prepared.samples]
-    tile = crops[0].shape[1] if crops else 0
-    pixels = np.concatenate(crops) if crops else np.zeros((0, 0, 0, 3), np.uint8)
-    return pa.table(
-        {
-            "unit": [json.dumps(asdict(prepared.unit))],
-            "assets": [_ipc(assets_to_table(prepared.assets))],
-            "views": [_ipc(_views_table([s.view for s in prepared.samples]))],
-            "answers": [_ipc(_answers_table(prepared.problems))],
-            "tile": [tile],
-            "pixels": pa.array([pixels.reshape(-1).data], pa.large_binary()),
-        }
-    )
-
-
-def table_to_prepared(table: pa.Table) -> Prepared:
-    """Inverse of `prepared_to_table`; the crops are read-only views into the table's buffer."""
-    tile = table.column("tile")[0].as_py()
-    buffer = _cell(table.column("pixels"))
-    pixels = (
-        np.frombuffer(buffer, np.uint8).reshape(-1, tile, tile, 3)
-        if tile
-        else np.zeros((0, 0, 0, 3), np.uint8)
-    )
-    return Prepared(
-        unit=_unit(table.column("unit")[0].as_py()),
-        assets=tuple(table_to_assets(_table(table.column("assets")[0]))),
-        samples=tuple(_samples(_table(table.column("views")[0]), pixels)),
-        problems=tuple(_answers(_table(table.column("answers")[0]))),
-    )
-
-
-def captioned_to_table(captioned: Captioned) -> pa.Table:
-    """A unit with its answers."""
-    return pa.table(
-        {
-            "unit": [json.dumps(asdict(captioned.unit))],
-            "assets": [_ipc(assets_to_table(captioned.assets))],
-            "views": [_ipc(_views_table(captioned.views))],
-            "answers": [_ipc(_answers_table(captioned.answers))],
-        }
-    )
-
-
-def table_to_captioned(table: pa.Table) -> Captioned:
-    """Inverse of `captioned_to_table`."""
-    return Captioned(
-        unit=_unit(table.column("unit")[0].as_py()),
-        assets=tuple(table_to_assets(_table(table.column("assets")[0]))),
-        views=tuple(_view(row) for row in _table(table.column("views")[0]).to_pylist()),
-        answers=tuple(_answers(_table(table.column("answers")[0]))),
-    )
-
-
-def _samples(views: pa.Table, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> Iterator[Sample]:
-    start = 0
-    for row in views.to_pylist():
-        view = _view(row)
-        yield Sample(view, pixels[start : start + view.n_crops])
-        start += view.n_crops
-
-
-def _views_table(views: Sequence[View]) -> pa.Table:
+def views_to_table(views: Sequence[View]) -> pa.Table:
+    """Views as a table of schema `VIEWS`."""
     rows = [
         {
             "position": v.position,
@@ -285,6 +170,12 @@ def _views_table(views: Sequence[View]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=VIEWS)
 
 
+def table_to_views(table: pa.Table) -> Iterator[View]:
+    """Inverse of `views_to_table`."""
+    for row in table.to_pylist():
+        yield _view(row)
+
+
 def _view(row: dict[str, Any]) -> View:
     return View(
         position=row["position"],
@@ -297,7 +188,8 @@ def _view(row: dict[str, Any]) -> View:
     )
 
 
-def _answers_table(answers: Sequence[Answer]) -> pa.Table:
+def answers_to_table(answers: Sequence[Answer]) -> pa.Table:
+    """Answers as a table of schema `ANSWERS`."""
     return pa.Table.from_pylist([_answer_row(a) for a in answers], schema=ANSWERS)
 
 
@@ -320,7 +212,8 @@ def _answer_row(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _answers(table: pa.Table) -> Iterator[Answer]:
+def table_to_answers(table: pa.Table) -> Iterator[Answer]:
+    """Inverse of `answers_to_table`."""
     for row in table.to_pylist():
         yield Answer(row["position"], row["sha256"], row["prompt_id"], _problem(row) or _caption(row))
 
@@ -334,23 +227,3 @@ def _caption(row: dict[str, Any]) -> Caption:
         n_prompt_tokens=row["n_prompt_tokens"],
         n_visual_tokens=row["n_visual_tokens"],
     )
-
-
-def _ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return bytes(sink.getvalue())
-
-
-def _cell(column: pa.ChunkedArray) -> pa.Buffer:
-    """The bytes of a one-row `large_binary` column, without the copy that a scalar makes of them."""
-    (chunk,) = (c for c in column.chunks if len(c))
-    _, offsets, data = chunk.buffers()
-    start, stop = np.frombuffer(offsets, np.int64)[chunk.offset : chunk.offset + 2]
-    return data.slice(start, stop - start)
-
-
-def _table(cell: pa.BinaryScalar) -> pa.Table:
-    with pa.ipc.open_stream(cell.as_buffer()) as reader:
-        return reader.read_all()

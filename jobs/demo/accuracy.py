@@ -6,11 +6,12 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
     LlavaOnevisionImageProcessorPil,
 )
@@ -50,7 +51,7 @@ class Reader:
     """A checkpoint folder as a function from scenes to captions."""
 
     def __init__(self, folder: Path) -> None:
-        self.tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = LlavaOnevisionForConditionalGeneration.from_pretrained(
             folder, dtype=torch.float32
         ).eval()
@@ -59,8 +60,8 @@ class Reader:
     def prompt(self, one: Scene, text: str) -> str:
         """The chat prompt with its placeholders expanded, which transformers only does with torchvision."""
         media = [{"type": "video"}] if one.kind == "video" else [{"type": "image"}] * len(one.pictures)
-        turn = {"role": "user", "content": [*media, {"type": "text", "text": text}]}
-        words = self.tokenizer.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+        turn: dict[str, Any] = {"role": "user", "content": [*media, {"type": "text", "text": text}]}
+        words = str(self.tokenizer.apply_chat_template([turn], add_generation_prompt=True, tokenize=False))
         mark = "<video>" if one.kind == "video" else "<image>"
         first, *rest = words.split(mark)
         return first + "".join(
@@ -72,7 +73,8 @@ class Reader:
         if scenes[0].kind == "video":
             clips = [normalise(np.stack([squash(frame) for frame in one.pictures])) for one in scenes]
             return {"pixel_values_videos": torch.stack(clips)}
-        batch = self.images([list(one.pictures) for one in scenes], return_tensors="pt")
+        nested: Any = [list(one.pictures) for one in scenes]  # the hints know only flat lists
+        batch = self.images(nested, return_tensors="pt")
         return {
             name: torch.as_tensor(batch[name]) for name in ("pixel_values", "image_sizes", "batch_num_images")
         }

@@ -48,7 +48,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     bpe.train_from_iterator(
         text, trainers.BpeTrainer(special_tokens=list(SPECIAL), initial_alphabet=alphabet)
     )
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
@@ -96,7 +96,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionForCondition
         video_token_index=SPECIAL.index("<video>"),
     )
     model = LlavaOnevisionForConditionalGeneration(config)
-    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    model.generation_config = GenerationConfig(
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
     )
     return model

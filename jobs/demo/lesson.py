@@ -1,6 +1,7 @@
 """Stage 2's batches: scenes as tiles, and three answers behind one visual prefix."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from jobs.demo.hub import MEAN, STD
 from jobs.demo.scenes import FRAMES, GRIDS, PROMPTS, TILE, TRAIN_SEEDS, Scene, scene
 
 BLANK = 0.2  # of the single pictures lose their base crop, or the tiles would not be looked at
+SHARE = {1: 0.5, 2: 0.5, 3: 1.0, 4: 1.0, 6: 1.0, 12: 1.5}  # how often a grid of so many tiles is drawn
 IMAGES, MULTI, VIDEOS = 13, 2, 6  # scenes of a step and process; single pictures are the hard part
 IGNORE = -100
 
@@ -62,15 +64,15 @@ def hard(one: Scene) -> bool:
 
 
 def pick(rng: np.random.Generator, scenes: list[Scene], count: int) -> list[Scene]:
-    """That many of the scenes; a hard one is three times as likely to be taken as an easy one."""
-    odds = np.asarray([3.0 if hard(one) else 1.0 for one in scenes])
+    """That many of the scenes; a hard one is twice as likely to be taken as an easy one."""
+    odds = np.asarray([2.0 if hard(one) else 1.0 for one in scenes])
     return [scenes[i] for i in rng.choice(len(scenes), count, replace=False, p=odds / odds.sum())]
 
 
 def draw(rng: np.random.Generator, most_tiles: int) -> list[Scene]:
     """A step's training scenes, on grids of at most that many tiles; the clips of a step share one length."""
     grids = [grid for grid in GRIDS if grid[0] * grid[1] <= most_tiles]
-    odds = np.asarray([1.0 if rows * columns < 12 else 0.7 for rows, columns in grids])
+    odds = np.asarray([SHARE[rows * columns] for rows, columns in grids])
     chosen = rng.choice(len(grids), 2 * IMAGES, p=odds / odds.sum())
     seeds = iter(rng.integers(TRAIN_SEEDS.stop // 100, size=2 * IMAGES + MULTI + 2 * VIDEOS).tolist())
     length = int(rng.integers(len(FRAMES)))
@@ -134,7 +136,10 @@ class Writer:
 
     def _split(self, text: str) -> tuple[list[int], list[int]]:
         """The ids before and after the picture."""
-        turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
+        turn: dict[str, Any] = {
+            "role": "user",
+            "content": [{"type": "image"}, {"type": "text", "text": text}],
+        }
         words = self._tokenizer.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
         ids = self._tokenizer(words, add_special_tokens=False).input_ids
         at = ids.index(self._image)

@@ -33,12 +33,9 @@ class Muon(torch.optim.Optimizer):
                 if weight.grad is not None:  # a frozen one has none
                     shapes[weight.shape].append((weight, weight.grad))
             for shape, weights in shapes.items():
-                updates = orthogonal(
-                    torch.stack(
-                        [self._nesterov(weight, weight.grad, group["momentum"]) for weight in weights]
-                    )
-                )
-                for weight, update in zip(weights, updates, strict=True):
+                pushes = [self._nesterov(weight, grad, group["momentum"]) for weight, grad in weights]
+                updates = orthogonal(torch.stack(pushes))
+                for (weight, _), update in zip(weights, updates, strict=True):
                     weight.add_(update, alpha=-group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5)
 
     def _nesterov(self, weight: nn.Parameter, grad: Tensor, momentum: float) -> Tensor:

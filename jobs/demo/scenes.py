@@ -173,7 +173,8 @@ def _sides(rng: np.random.Generator, grid: tuple[int, int]) -> tuple[int, int]:
 
 def _one(rng: np.random.Generator, thing: Thing, height: int, width: int) -> tuple[Thing, str]:
     """The thing placed in a corner or in the middle, and the words for it."""
-    size = rng.uniform(28, min(52, 0.56 * min(height, width)))
+    most = min(56, 0.56 * min(height, width))
+    size = rng.uniform(min(36, 0.8 * most), most)
     spot = str(rng.choice([*CORNERS, "middle"]))
     ends = CORNERS.get(spot, (None, None))
     y, x = (_along(rng, end, side, size) for end, side in zip(ends, (height, width), strict=True))
@@ -196,7 +197,8 @@ def _in_a_row(
     slot, across = sides[axis] / len(things), sides[1 - axis]
     line, row = rng.uniform(0, 1), []
     for i, thing in enumerate(things):
-        size = rng.uniform(min(28, 0.86 * slot), min(56, 0.86 * slot, 0.8 * across))
+        most = min(56, 0.86 * slot, 0.8 * across)
+        size = rng.uniform(min(38, most), most)
         along = slot * i + rng.uniform(size / 2 + 1, slot - size / 2 - 1)
         # 12 pixels across at most, so that what lies above never also lies clearly to the left.
         beside = np.clip(line * across + rng.uniform(-6, 6), size / 2 + 1, across - size / 2 - 1)

@@ -130,7 +130,7 @@ def train(tower: SiglipVisionModel, minutes: float, seed: int) -> None:
         pixels, labels = batch(rng)
         hidden = tower(pixels, output_hidden_states=True).hidden_states[-1]
         total, words = loss(heads(hidden), labels)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         nn.utils.clip_grad_norm_([*tower.parameters(), *heads.parameters()], 1.0)
         for engine in engines:
             engine.step()

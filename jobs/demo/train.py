@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
+from torch.multiprocessing.spawn import spawn
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
 
 from jobs.demo import accuracy, hub, lesson, tower
@@ -48,11 +49,12 @@ class Tally:
     def __init__(self) -> None:
         self._last: dict[str, deque[np.ndarray]] = defaultdict(lambda: deque(maxlen=500))
 
-    def add(self, scene: Scene, exact: np.ndarray) -> None:
-        self._last[scene.kind].append(exact)
-        if scene.kind == "image":
-            height, width = scene.pictures[0].shape[:2]
-            self._last[f"{-(-height // TILE)}x{-(-width // TILE)}"].append(exact)
+    def add(self, scenes: list[Scene], exact: np.ndarray) -> None:
+        for scene, right in zip(scenes, exact, strict=True):
+            self._last[scene.kind].append(right)
+            if scene.kind == "image":
+                height, width = scene.pictures[0].shape[:2]
+                self._last[f"{-(-height // TILE)}x{-(-width // TILE)}"].append(right)
 
     def words(self) -> str:
         """Percent right of each prompt, in the order of PROMPTS, for each kind and grid."""
@@ -106,6 +108,18 @@ def share_done(start: float, plan: Plan) -> float:
     return done.item()
 
 
+def advance(
+    model: LlavaOnevisionForConditionalGeneration, both: list[torch.optim.Optimizer], loss: Tensor
+) -> None:
+    """One step of all processes, down the mean of their gradients."""
+    loss.backward()
+    average_gradients(model)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for engine in both:
+        engine.step()
+        engine.zero_grad()
+
+
 def run(
     model: LlavaOnevisionForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, plan: Plan
 ) -> None:
@@ -113,12 +127,8 @@ def run(
 
     The first process prints the progress and saves the checkpoint, every few minutes and at the end.
     """
-    rank = distributed.get_rank()
-    rng, writer, tally = (
-        np.random.default_rng([2, rank, int(1e6 * plan.behind)]),
-        lesson.Writer(tokenizer),
-        Tally(),
-    )
+    rank, writer, tally = distributed.get_rank(), lesson.Writer(tokenizer), Tally()
+    rng = np.random.default_rng([2, rank, int(1e6 * plan.behind)])
     both, start, saved, step = engines(model), time.monotonic(), time.monotonic(), 0
     while (done := share_done(start, plan)) < 1:
         model.model.vision_tower.requires_grad_(done >= FROZEN)
@@ -126,14 +136,8 @@ def run(
             set_rate(engine, min(1.0, (step + 1) / 50) * (1 - done))
         scenes = lesson.draw(rng, max(tiles for since, tiles in TILES if done >= since))
         loss, exact = step_loss(model, writer, scenes, rng)
-        loss.backward()  # type: ignore[no-untyped-call]
-        average_gradients(model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for engine in both:
-            engine.step()
-            engine.zero_grad()
-        for scene, right in zip(scenes, exact, strict=True):
-            tally.add(scene, right)
+        advance(model, both, loss)
+        tally.add(scenes, exact)
         step += 1
         if rank == 0 and step % 20 == 0:
             print(f"{step} steps, {done:.1%}: loss {loss.item():.4f} {tally.words()}", flush=True)
@@ -182,7 +186,7 @@ def main() -> None:
         save_model(model.model.vision_tower, args.tower)
     plan = Plan(args.out, args.minutes, args.resume)
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.spawn(learn, (f"{folder}/meeting", args.tower, plan), nprocs=WORKERS)
+        spawn(learn, (f"{folder}/meeting", args.tower, plan), nprocs=WORKERS)
     accuracy.record(args.out, args.per_kind, args.tower_minutes + args.minutes)
 
 

@@ -124,12 +124,10 @@ def test_turned_pictures_are_upright_by_their_exif(tmp_path: Path) -> None:
 
 def test_clips_decode_to_their_frames_a_quarter_second_apart() -> None:
     clip = scene("video", SEED + 5)
-    with av.open(io.BytesIO(shards.mp4(clip.pictures))) as container:
-        frames = [
-            (float(f.pts * f.time_base), f.to_ndarray(format="rgb24")) for f in container.decode(video=0)
-        ]
-    assert [time for time, _ in frames] == [i / 4 for i in range(len(clip.pictures))]
-    seen = Scene("video", tuple(frame for _, frame in frames), clip.truth)
+    with av.open(io.BytesIO(shards.mp4(clip.pictures)), "r") as container:
+        frames = list(container.decode(video=0))
+    assert [frame.time for frame in frames] == [i / 4 for i in range(len(clip.pictures))]
+    seen = Scene("video", tuple(frame.to_ndarray(format="rgb24") for frame in frames), clip.truth)
     assert clip.truth["describe"].endswith(said(seen))
 
 

@@ -1,4 +1,4 @@
-"""pipeline.schema: what goes into Arrow comes out as it was."""
+"""pipeline.schema and pipeline.messages: what goes into Arrow comes out as it was."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import pyarrow as pa
 import pytest
 
 from pipeline.errors import IntegrityError
-from pipeline.schema import (
-    assets_to_table,
+from pipeline.messages import (
     captioned_to_table,
     prepared_to_table,
     shard_to_table,
-    table_to_assets,
     table_to_captioned,
     table_to_prepared,
     table_to_shard,
     table_to_unit,
     unit_to_table,
 )
+from pipeline.schema import assets_to_table, table_to_assets
 from pipeline.types import Answer, Asset, Code, Media, Prepared, Problem, Sample, ShardFormat, Size, Stage
 from tests import made
 
