@@ -29,19 +29,33 @@ def _connected(console: Console) -> Iterator[None]:
         return
     where = os.environ.get("RAY_ADDRESS")
     console.print(f"Connecting to Ray at {where}" if where else "Starting Ray on this machine")
-    # Ray's native code writes to our terminal what its log files have too
+    # Ray's native code repeats on our terminal what its log files have. Told to be quiet, it says just that, once.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
-    ray.init(
-        address=where or "local",
-        include_dashboard=None if where else False,
-        logging_level=logging.ERROR,
-        log_to_driver=False,
-    )
+    with _native_stderr_off():
+        ray.init(
+            address=where or "local",
+            include_dashboard=None if where else False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _native_stderr_off() -> Iterator[None]:
+    """File descriptor 2 leads nowhere inside. What fails there must be an exception."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextmanager

@@ -33,9 +33,7 @@ CONFINED: dict[str, Callable[[str], bool]] = {
     "click": lambda file: file.startswith("jobs/"),
     "fsspec": lambda file: file == "pipeline/storage.py",
     "s3fs": lambda file: False,  # reached through fsspec
-    "ray": lambda file: (
-        not file.startswith("pipeline/") or file == "pipeline/flow.py"
-    ),
+    "ray": lambda file: not file.startswith("pipeline/") or file == "pipeline/flow.py",
     **dict.fromkeys(("pickle", "cloudpickle", "dill", "joblib"), lambda file: file.startswith("jobs/")),
 }
 
