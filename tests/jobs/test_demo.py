@@ -1,0 +1,107 @@
+"""The demo: the shipped checkpoint through the whole product, judged against the truth."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from jobs.demo import sensitivity
+from jobs.demo.command import score
+from jobs.demo.scenes import KINDS, PROMPTS
+from jobs.preflight import DEMO
+
+pytestmark = pytest.mark.slow
+SCENES = 200
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The demo's folder, and what it said."""
+    folder = tmp_path_factory.mktemp("demo")
+    command = [
+        Path(sys.executable).with_name("captionmill"),
+        "demo",
+        "--output",
+        folder,
+        "--scenes",
+        str(SCENES),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=590)
+    assert done.returncode == 0, done.stderr
+    print(done.stderr)
+    return folder, done.stderr
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_captions_of_scenes_never_trained_on_are_right(
+    demo: tuple[Path, str], kind: str, prompt: str
+) -> None:
+    truth = json.loads((demo[0] / "truth.json").read_text(encoding="utf-8"))
+
+    right, asked = score(str(demo[0] / "captions"), truth)
+
+    assert asked[kind, prompt] >= SCENES
+    assert right[kind, prompt] / asked[kind, prompt] >= 0.95
+
+
+def test_the_output_says_where_the_captions_lie(demo: tuple[Path, str]) -> None:
+    line = next(line for line in demo[1].splitlines() if line.startswith("captions  "))
+
+    assert list(Path(line.removeprefix("captions").strip()).glob("part-*.parquet"))
+
+
+def test_duckdb_reads_the_captions_in_one_line(demo: tuple[Path, str]) -> None:
+    (count,) = duckdb.sql(f"SELECT count(*) FROM '{demo[0]}/captions/captions/**/*.parquet'").fetchall()
+
+    assert count == ((3 * SCENES + SCENES // 2) * len(PROMPTS),)
+
+
+def test_a_second_demo_has_nothing_to_do(demo: tuple[Path, str]) -> None:
+    command = [
+        Path(sys.executable).with_name("captionmill"),
+        "demo",
+        "--output",
+        demo[0],
+        "--scenes",
+        str(SCENES),
+    ]
+    again = subprocess.run(command, capture_output=True, text=True, check=True)
+
+    assert "Nothing to do" in again.stderr
+
+
+def test_the_checkpoint_is_small_enough_to_ship() -> None:
+    assert sum(file.stat().st_size for file in DEMO.iterdir()) <= 8_000_000
+
+
+@pytest.fixture(scope="module")
+def mistakes() -> Mapping[str, tuple[float, float]]:
+    """Accuracy without and with each mistake."""
+    measured = sensitivity.measure()
+    print(*(f"{name}: {before:.1%} -> {after:.1%}" for name, (before, after) in measured.items()), sep="\n")
+    return measured
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        "tiles in reverse order",
+        "base crop last",
+        "padding on the right",
+        "EXIF orientation ignored",
+        "images in reverse order",
+        "frames in reverse order",
+    ],
+)
+def test_a_mistake_shows_as_wrong_words(mistakes: Mapping[str, tuple[float, float]], mistake: str) -> None:
+    without, with_it = mistakes[mistake]
+
+    assert without >= 0.95
+    assert with_it <= 0.7
