@@ -20,19 +20,17 @@ pytestmark = pytest.mark.slow
 SCENES = 200
 
 
+def command(folder: Path) -> list[str]:
+    """The command of the README, in this environment."""
+    program = str(Path(sys.executable).with_name("captionmill"))
+    return [program, "demo", "--output", str(folder), "--scenes", str(SCENES)]
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The demo's folder, and what it said."""
     folder = tmp_path_factory.mktemp("demo")
-    command = [
-        Path(sys.executable).with_name("captionmill"),
-        "demo",
-        "--output",
-        folder,
-        "--scenes",
-        str(SCENES),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=590)
+    done = subprocess.run(command(folder), capture_output=True, text=True, check=False, timeout=590)
     assert done.returncode == 0, done.stderr
     print(done.stderr)
     return folder, done.stderr
@@ -58,21 +56,13 @@ def test_the_output_says_where_the_captions_lie(demo: tuple[Path, str]) -> None:
 
 
 def test_duckdb_reads_the_captions_in_one_line(demo: tuple[Path, str]) -> None:
-    (count,) = duckdb.sql(f"SELECT count(*) FROM '{demo[0]}/captions/captions/**/*.parquet'").fetchall()
+    query = f"SELECT count(*) FROM '{demo[0]}/captions/captions/**/*.parquet'"
 
-    assert count == ((3 * SCENES + SCENES // 2) * len(PROMPTS),)
+    assert duckdb.execute(query).fetchone() == ((3 * SCENES + SCENES // 2) * len(PROMPTS),)
 
 
 def test_a_second_demo_has_nothing_to_do(demo: tuple[Path, str]) -> None:
-    command = [
-        Path(sys.executable).with_name("captionmill"),
-        "demo",
-        "--output",
-        demo[0],
-        "--scenes",
-        str(SCENES),
-    ]
-    again = subprocess.run(command, capture_output=True, text=True, check=True)
+    again = subprocess.run(command(demo[0]), capture_output=True, text=True, check=True)
 
     assert "Nothing to do" in again.stderr
 
