@@ -41,10 +41,9 @@ class Actors:
 
 
 def actors(ready: Ready) -> Actors:
-    """The real ones. Ray is connected: a replica on CPU gets its share of this cluster's cores as threads."""
+    """The real ones. Ray is connected: a replica on CPU has as many threads as cores are set aside for it."""
     job = ready.job
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    model = replace(job.model, threads=job.model.threads or max(1, cores // job.cluster.replicas))
+    model = replace(job.model, threads=job.model.threads or max(1, int(_pools(job).replica_cpus)))
     replica = partial(
         load, model, ready.geometry, job.generation.max_new_tokens, job.cluster.gpus_per_replica
     )
@@ -61,6 +60,11 @@ def actors(ready: Ready) -> Actors:
         flow.Actor(Preprocessor, {"image": job.image, "video": job.video, "geometry": ready.geometry}),
         flow.Actor(Captioner, {"replica": replica, "prompts": job.prompts, "settings": job.generation}),
     )
+
+
+def _pools(job: Job) -> flow.Pools:
+    cores, wanted = ray.cluster_resources().get("CPU", 1.0), job.cluster
+    return flow.pools(cores, wanted.replicas, wanted.gpus_per_replica, wanted.preprocessors)
 
 
 def _probe_id(job: Job) -> str:
@@ -135,16 +139,12 @@ def _caption(
     if not todo:
         return
     context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
-    size = flow.pools(
-        ray.cluster_resources().get("CPU", 1.0),
-        job.cluster.replicas,
-        job.cluster.gpus_per_replica,
-        job.cluster.preprocessors,
-    )
     rows = [messages.unit_to_table(u, plan.index_of(u)) for u in todo]
     commit = Committer(job.output.uri, context, metadata)
     with Progress(plan, have, console) as progress:
-        for row in flow.caption(rows, made_of.preprocessor, made_of.captioner, commit, size).iter_rows():
+        for row in flow.caption(
+            rows, made_of.preprocessor, made_of.captioner, commit, _pools(job)
+        ).iter_rows():
             progress.add(receipt(row))
 
 

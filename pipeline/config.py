@@ -48,7 +48,7 @@ class ModelConfig:
         "sdpa", choices=("sdpa", "eager", "flash_attention_2"), help="attention implementation"
     )
     quantization: str = key("none", choices=("none",), help="how weights are held")
-    threads: int = key(0, low=0, help="CPU threads of a replica; 0: cores divided by replicas")
+    threads: int = key(0, low=0, help="CPU threads of a replica; 0: its share of three quarters of the cores")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,14 +3,19 @@
 import io
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image, ImageOps
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
 
-from jobs.demo import shards
+from jobs.demo import lesson, shards
 from jobs.demo.scenes import (
     COLOURS,
     GRIDS,
@@ -25,6 +30,7 @@ from jobs.demo.scenes import (
 )
 
 SEED = HELD_OUT_SEEDS.start
+CHECKPOINT = Path(lesson.__file__).parent / "checkpoint"
 
 
 def spot(picture: np.ndarray) -> np.ndarray:
@@ -95,6 +101,18 @@ def test_the_words_of_a_set_follow_the_order_of_its_pictures() -> None:
     for i in range(10):
         one = scene("images", SEED + i)
         assert [name.split()[0] for name in one.truth["list"].split(", ")] == [*map(colour, one.pictures)]
+
+
+def test_training_sees_the_pixels_that_transformers_makes() -> None:
+    processor = LlavaOnevisionImageProcessorPil.from_pretrained(CHECKPOINT)
+    for i in range(2 * len(GRIDS)):
+        (picture,) = scene("image", SEED + i).pictures
+        made = processor(images=[picture], return_tensors="pt").pixel_values[0]
+        torch.testing.assert_close(lesson.normalise(lesson.crops(picture)), made)
+        pictures = list(scene("images", SEED + i).pictures)
+        nested: Any = [pictures]  # the hints know only flat lists
+        made = processor(images=nested, return_tensors="pt").pixel_values.flatten(0, 1)
+        torch.testing.assert_close(lesson.normalise(np.concatenate([*map(lesson.portrait, pictures)])), made)
 
 
 def test_shards_have_the_same_bytes_twice(tmp_path: Path) -> None:
