@@ -35,7 +35,9 @@ class Progress:
         self._first: float | None = None
         self._said = 0.0
         self._live = (
-            Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+            Live(console=console, get_renderable=self._text, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
         )
 
     def __enter__(self) -> Progress:
@@ -85,10 +87,11 @@ class Progress:
         seconds = self._left * (time.monotonic() - self._first) / self._spent
         return f"{duration(seconds)} left"
 
+    def _text(self) -> Text:
+        return Text(self.line())
+
     def _show(self) -> None:
-        if self._live:
-            self._live.update(Text(self.line()))
-        elif time.monotonic() - self._said >= EVERY_S:
+        if self._live is None and time.monotonic() - self._said >= EVERY_S:
             self._said = time.monotonic()
             self._console.print(self.line())
 

@@ -89,8 +89,7 @@ def coverage(
     else:
         v = np.abs(v)
         outside = np.minimum(np.maximum(u - 0.3, v - 1), np.maximum(u - 1, v - 0.3))
-    covered: np.ndarray = np.clip(0.5 - outside * min(half), 0, 1).astype(np.float32)
-    return covered
+    return np.asarray(np.clip(0.5 - outside * min(half), 0, 1), np.float32)
 
 
 def background(rng: np.random.Generator) -> np.ndarray:
@@ -120,8 +119,7 @@ def paint(canvas: np.ndarray, thing: Thing, rgb: np.ndarray) -> None:
 def finish(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     """The canvas with noise of up to 6 levels, as uint8."""
     canvas += rng.integers(-6, 7, canvas.shape, np.int8)
-    done: np.ndarray = canvas.clip(0, 255).astype(np.uint8)
-    return done
+    return np.asarray(canvas.clip(0, 255), np.uint8)
 
 
 def picture(rng: np.random.Generator, height: int, width: int, things: list[Thing]) -> np.ndarray:

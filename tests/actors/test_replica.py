@@ -53,9 +53,9 @@ def ids_of(
     ).input_ids
 
 
-def sizes(count: int) -> list[tuple[int, int]]:
-    """Widths and heights from 1 to 700, all aspects."""
-    spread = np.exp(np.random.default_rng(1).uniform(0, np.log(700), (count, 2)))
+def sizes(count: int, largest: int = 700) -> list[tuple[int, int]]:
+    """Widths and heights from 1 to `largest`, all aspects."""
+    spread = np.exp(np.random.default_rng(1).uniform(0, np.log(largest), (count, 2)))
     return [(int(width), int(height)) for width, height in spread]
 
 
@@ -64,6 +64,19 @@ def test_ids_of_single_images_are_the_processors_own(oracle: Oracle, replica: Re
 
     for one in asked:
         assert ids_of(replica, folder, one) == oracle.ids(one), one.pictures[0].shape
+
+
+@pytest.mark.slow
+def test_ids_of_a_thousand_sizes_are_the_processors_own(
+    oracle: Oracle, replica: Replica, folder: Path
+) -> None:
+    chosen = [*sizes(998, 3000), (1, 1), (6000, 4000)]
+    asked = (Asked(Media.IMAGE, (picture(i, *size),), TURNS) for i, size in enumerate(chosen))
+
+    equal = sum(ids_of(replica, folder, one) == oracle.ids(one) for one in asked)
+
+    print(f"input_ids: {len(chosen)} sizes compared, {equal} equal")
+    assert equal == len(chosen)
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

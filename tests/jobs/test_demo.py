@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,8 +14,9 @@ import duckdb
 import pytest
 
 from jobs.demo import sensitivity
-from jobs.demo.command import score
+from jobs.demo.command import job_file, score
 from jobs.demo.scenes import KINDS, PROMPTS
+from jobs.demo.shards import write_shards
 from jobs.preflight import DEMO
 
 pytestmark = pytest.mark.slow
@@ -95,3 +98,22 @@ def test_a_mistake_shows_as_wrong_words(mistakes: Mapping[str, tuple[float, floa
 
     assert without >= 0.95
     assert with_it <= 0.7
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_command_does(tmp_path: Path) -> None:
+    program, job = command(tmp_path)[0], tmp_path / "demo.toml"
+    write_shards(tmp_path, 8)
+    job.write_text(job_file(tmp_path), encoding="utf-8")
+    begun = subprocess.Popen(
+        [program, "run", str(job)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert begun.stderr is not None
+    for line in begun.stderr:
+        if " assets " in line:
+            break
+    os.killpg(begun.pid, signal.SIGINT)  # as a terminal does it: to every process of the group
+    said = begun.stderr.read()
+
+    assert begun.wait(timeout=60) == 130
+    assert f"go on with: captionmill run {job}" in said
+    assert subprocess.run([program, "run", str(job)], check=False, capture_output=True).returncode == 0
