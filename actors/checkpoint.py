@@ -54,10 +54,13 @@ def _download(model: ModelConfig) -> Path:
 
 
 def describe(folder: Path, model: ModelConfig) -> Checkpoint:
-    """Name, revision and digests of the checkpoint in `folder`."""
+    """Name, revision and digests of the checkpoint in `folder`, which `model` names.
+
+    Of a folder only the last name goes into rows: where it lies is nobody's business.
+    """
     weights = _digest(folder.glob(WEIGHTS[0]))
     return Checkpoint(
-        name=model.path if is_hub_id(model) else folder.resolve().name,
+        name=model.path if is_hub_id(model) else Path(model.path).name or folder.resolve().name,
         revision=model.revision if is_hub_id(model) else f"sha256:{weights}",
         weights_sha256=weights,
         processor_sha256=_digest(f for pattern in PROCESSOR for f in folder.glob(pattern)),

@@ -64,7 +64,7 @@ def check(loaded: Loaded) -> Ready:
         raise ConfigError(problems)
     job = _resolved(loaded.job())
     folder = checkpoint.fetch(job.model)
-    recipe = _recipe(job, checkpoint.describe(folder, job.model))
+    recipe = _recipe(job, checkpoint.describe(folder, loaded.job().model))
     return Ready(job, tuple(listed.result()[0] or ()), checkpoint.geometry(folder), recipe)
 
 
