@@ -7,16 +7,15 @@ interrupted, in which case the same command goes on.
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 
 import click
 from rich.console import Console
 
+from jobs import interrupt
 from jobs.start import start
 from pipeline import config
 from pipeline.errors import CaptionmillError, ConfigError
@@ -79,7 +78,7 @@ def _override(name: str, value: list[str] | str | None) -> list[str]:
 @contextmanager
 def _exit_codes(console: Console) -> Iterator[None]:
     """Turn errors into messages and exit codes; SIGTERM counts as an interruption."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    interrupt.listen()
     try:
         yield
     except ConfigError as error:
@@ -94,10 +93,6 @@ def _exit_codes(console: Console) -> Iterator[None]:
         again = shlex.join(["captionmill", *sys.argv[1:]])
         console.print(f"Interrupted. What is committed is kept; go on with: {again}", markup=False)
         sys.exit(INTERRUPTED)
-
-
-def _interrupt(signum: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

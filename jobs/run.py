@@ -18,6 +18,7 @@ from actors.indexer import Indexer
 from actors.preprocessor import Preprocessor
 from actors.replica import load
 from actors.sandbox import prober
+from jobs import interrupt
 from jobs.preflight import Ready
 from jobs.progress import Progress
 from pipeline import flow, messages, publish, storage
@@ -87,6 +88,7 @@ def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
         **{f"captionmill.software.{name}": v for name, v in decided.software.items()},
     }
     _caption(ready, plan, made_of, metadata, console)
+    interrupt.check()
     return _publish(output, plan, len(ready.job.prompts), metadata, console)
 
 
@@ -112,6 +114,7 @@ def _index(ready: Ready, indexer: flow.Actor, console: Console) -> list[str]:
         console.print(f"Indexing {len(missing):,} of {len(uris):,} shards")
         done = flow.index([messages.shard_to_table(s) for s in missing], indexer)
         for number, _ in enumerate(done.iter_rows(), 1):
+            interrupt.check()
             if number % max(1, len(missing) // 10) == 0:
                 console.print(f"  {number:,} shards indexed")
     return uris
@@ -146,6 +149,7 @@ def _caption(
             rows, made_of.preprocessor, made_of.captioner, commit, _pools(job)
         ).iter_rows():
             progress.add(receipt(row))
+            interrupt.check()
 
 
 def _publish(
