@@ -1,7 +1,7 @@
 """SIGINT and SIGTERM end a run as KeyboardInterrupt, also where the first one is lost.
 
 Python raises it wherever the main thread happens to be. Inside a callback of a library's native code, or in a
-finalizer, it is printed and dropped: in one of some twenty trials Ray Data went on to the end of the run. So the signal
+finalizer, it is printed and dropped: in one of eight trials Ray Data went on to the end of the run. So the signal
 is remembered, and the loops of a run ask.
 """
 
