@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, get_type_hints
 
-from pipeline.types import Turn
+from pipeline.types import Media, Turn
 from pipeline.values import checked, key, override, shown, unknown
 
 GIB = 1 << 30
@@ -40,23 +40,38 @@ class ModelConfig:
     """[model]"""
 
     path: str = key(help='hub id, folder, or "demo"')
-    revision: str = key("", help="commit of a hub id; required for hub ids")
+    revision: str = key("", help="of a hub id: commit, branch or tag; the run is pinned to its commit")
     dtype: str = key(
         "bfloat16", choices=("bfloat16", "float16", "float32"), help="of weights and activations"
     )
     attention: str = key(
         "sdpa", choices=("sdpa", "eager", "flash_attention_2"), help="attention implementation"
     )
-    quantization: str = key("none", choices=("none",), help="how weights are held")
+    quantization: str = key(
+        "none", choices=("none", "int8", "int4"), help="how linear layers are held (bitsandbytes; int4 is nf4)"
+    )
     threads: int = key(0, low=0, help="CPU threads of a replica; 0: its share of three quarters of the cores")
 
 
 @dataclass(frozen=True, slots=True)
 class PromptConfig:
-    """[[prompt]]: `text`, or `turns` that end with a user turn. {field} takes text from the asset."""
+    """[[prompt]]: what is asked, in `turns` that end with a user turn. {field} takes text from the asset.
+
+    `turns` is for every kind of asset that has none of its own in `image`, `images` or `video`; where both are
+    empty, assets of that kind are not asked.
+    """
 
     id: str = key(help="names the prompt in every row")
-    turns: tuple[Turn, ...] = key(help="the conversation")
+    turns: tuple[Turn, ...] = key((), help="the conversation; text = one user turn")
+    image: tuple[Turn, ...] = key((), help="the conversation about single images")
+    images: tuple[Turn, ...] = key((), help="the conversation about several images under one key")
+    video: tuple[Turn, ...] = key((), help="the conversation about videos")
+    max_field_chars: int = key(2000, low=1, help="characters of a {field} that are used; the rest is cut")
+
+    def asked(self, media: Media) -> tuple[Turn, ...]:
+        """The conversation about assets of this kind; empty where they are not asked."""
+        own = {Media.IMAGE: self.image, Media.IMAGES: self.images, Media.VIDEO: self.video}
+        return own[media] or self.turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +79,18 @@ class GenerationConfig:
     """[generation]"""
 
     max_new_tokens: int = key(256, low=1, help="longer captions end with finish_reason length")
-    temperature: float = key(0.0, choices=(0.0,), help="0: the most probable token")
-    batch_tokens: int = key(16384, low=1, help="prompt tokens, padding included, that are prefilled together")
+    min_new_tokens: int = key(0, low=0, help="no caption ends before so many tokens")
+    stop: tuple[str, ...] = key((), help="texts that end a caption; they are cut off")
+    temperature: float = key(0.0, low=0.0, help="0: the most probable token; else tokens are drawn")
+    top_k: int = key(0, low=0, help="draw among so many most probable tokens; 0: all")
+    top_p: float = key(1.0, low=0.01, high=1.0, help="draw among the most probable tokens that hold this share")
+    repetition_penalty: float = key(
+        0.0, low=0.0, help="above 1: tokens already in prompt or caption are less probable; 0: as the checkpoint says"
+    )
+    seed: int = key(0, low=0, help="with the asset's bytes and the prompt's id it decides what is drawn")
+    batch_tokens: int = key(
+        16384, low=1, help="prompt tokens, padding included, that run together; fewer where memory is short"
+    )
     batch_size: int = key(32, low=1, help="captions that are generated together")
 
 
@@ -112,7 +137,10 @@ class ClusterConfig:
     """[cluster]"""
 
     replicas: int = key(1, low=1, help="captioner actors, each with the model")
-    gpus_per_replica: float = key(1.0, low=0.0, help="0: on CPU")
+    gpus_per_replica: float = key(1.0, low=0.0, help="0: on CPU; above 1: the model is spread over so many")
+    gpu_memory_gib: float = key(
+        0.0, low=0.0, help="memory of one GPU, to refuse what cannot fit before anything starts; 0: when loading"
+    )
     preprocessors: int = key(0, low=0, help="preprocessor actors at most; 0: from the cluster's cores")
 
 

@@ -54,6 +54,9 @@ class Code(StrEnum):
     SHARD_EMPTY = "shard_empty"
     MISSING_COLUMN = "missing_column"
     MISSING_FIELD = "missing_field"  # the prompt names a {field} that the asset does not have
+    NO_PROMPT = "no_prompt"  # no prompt of the job asks about this kind of asset
+    IMAGE_COUNT = "image_count"  # the prompt's turns show another number of images than the asset has
+    UNSUPPORTED_MEDIA = "unsupported_media"  # a video, and the checkpoint takes images only
     PROMPT_TOO_LONG = "prompt_too_long"
     OUT_OF_MEMORY = "out_of_memory"
 
@@ -203,10 +206,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn of a conversation; `role` is system, user or assistant."""
+    """One turn of a conversation; `role` is system, user or assistant.
+
+    `images` is how many of the asset's images, in order, a user turn shows. Where no turn of a conversation says
+    it (0 in all of them), the first user turn shows them all.
+    """
 
     role: str
     text: str
+    images: int = 0
 
 
 @dataclass(frozen=True, slots=True)
