@@ -1,6 +1,6 @@
 """The captioner: a unit's samples in, an answer per sample and prompt out. It knows batches and no tensors.
 
-What it asks of a model is `Generator`, two methods. `actors.replica.Replica` is the real one; tests and
+What it asks of a model is `Generator`, three methods. `actors.replica.Replica` is the real one; tests and
 simulations pass their own through the same seam. This is the one place that shrinks a batch on out-of-memory.
 """
 
@@ -17,7 +17,9 @@ from pipeline import messages
 from pipeline.batching import buckets
 from pipeline.config import GenerationConfig, PromptConfig
 from pipeline.errors import CaptionmillError, MediaError
-from pipeline.types import Answer, Caption, Captioned, Code, Prepared, Problem, Request, Sample, Stage
+from pipeline.types import Answer, Caption, Captioned, Code, Media, Prepared, Problem, Request, Sample, Stage
+
+KINDS = {Media.IMAGE: "single images", Media.IMAGES: "several images under one key", Media.VIDEO: "videos"}
 
 
 class OutOfMemory(CaptionmillError):
@@ -29,9 +31,17 @@ class Generator(Protocol):
 
     @abstractmethod
     def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
-        """The sample under the prompt in token ids; `text` has the asset's fields.
+        """The sample under the prompt's conversation about its kind, in token ids; `text` has the asset's fields.
 
-        MediaError where this asset cannot be asked this: missing_field, prompt_too_long.
+        MediaError where this asset cannot be asked this: missing_field, image_count, unsupported_media,
+        prompt_too_long.
+        """
+
+    @abstractmethod
+    def batch_tokens(self, settings: GenerationConfig) -> int:
+        """Prompt tokens, padding included, that it can hold at once.
+
+        As many as the settings say, or fewer where its memory holds fewer.
         """
 
     @abstractmethod
@@ -57,18 +67,21 @@ class Captioner:
         return messages.captioned_to_table(self.caption(messages.table_to_prepared(table)))
 
     def caption(self, prepared: Prepared) -> Captioned:
-        """Answer every sample under every prompt; answers by position, then in the job's order of prompts."""
+        """Answer every sample under every prompt that asks about its kind, or once where none does.
+
+        Answers by position, then in the job's order of prompts.
+        """
         answers = list(prepared.problems)
         requests = []
         for sample in prepared.samples:
-            text = prepared.assets[sample.view.position].text
-            for prompt in self._prompts:
-                match self._encode(sample, prompt, text):
-                    case Request() as request:
-                        requests.append(request)
-                    case Problem() as problem:
-                        answers.append(_answer(sample, prompt.id, problem))
-        for batch in batches(requests, self._settings):
+            for asked in self._ask(sample, prepared.assets[sample.view.position].text):
+                match asked:
+                    case Request():
+                        requests.append(asked)
+                    case Answer():
+                        answers.append(asked)
+        token_budget = self._generator.batch_tokens(self._settings)
+        for batch in batches(requests, token_budget, self._settings.batch_size):
             outcomes = self._generate(batch)
             answers += [_answer(r.sample, r.prompt_id, o) for r, o in zip(batch, outcomes, strict=True)]
         rank = {prompt.id: i for i, prompt in enumerate(self._prompts)}
@@ -76,11 +89,18 @@ class Captioner:
         views = tuple(sample.view for sample in prepared.samples)
         return Captioned(prepared.unit, prepared.assets, views, tuple(answers))
 
-    def _encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request | Problem:
+    def _ask(self, sample: Sample, text: Mapping[str, str]) -> list[Request | Answer]:
+        """A request, or the problem instead, from each prompt that asks about the sample's kind."""
+        media = sample.view.media
+        asked = [self._encode(sample, prompt, text) for prompt in self._prompts if prompt.asked(media)]
+        nobody = Problem(Stage.PROMPT, Code.NO_PROMPT, f"no prompt of the job asks about {KINDS[media]}")
+        return asked or [_answer(sample, None, nobody)]
+
+    def _encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request | Answer:
         try:
             return self._generator.encode(sample, prompt, text)
         except MediaError as error:
-            return Problem(Stage.PROMPT, error.code, error.message)
+            return _answer(sample, prompt.id, Problem(Stage.PROMPT, error.code, error.message))
 
     def _generate(self, batch: Sequence[Request]) -> list[Caption | Problem]:
         """An outcome per request; halves the batch while memory does not suffice, down to one."""
@@ -96,11 +116,11 @@ class Captioner:
         return self._generate(batch[:half]) + self._generate(batch[half:])
 
 
-def batches(requests: Sequence[Request], settings: GenerationConfig) -> Iterator[list[Request]]:
-    """The batches to generate, longest first, within the settings' token budget and size.
+def batches(requests: Sequence[Request], token_budget: int, max_size: int) -> Iterator[list[Request]]:
+    """The batches to generate, longest first: at most `token_budget` tokens, padding included, and `max_size` requests.
 
     A sample's requests stay together, because their vision pass is shared; only where one sample's prompts
-    alone exceed the settings are they divided, into consecutive batches.
+    alone exceed the bounds are they divided, into consecutive batches.
     """
     samples: defaultdict[int, list[Request]] = defaultdict(list)
     for request in requests:
@@ -108,12 +128,12 @@ def batches(requests: Sequence[Request], settings: GenerationConfig) -> Iterator
     groups = list(samples.values())
     each = max(map(len, groups), default=1)
     longest = [max(len(request.input_ids) for request in group) for group in groups]
-    for bucket in buckets(longest, settings.batch_tokens // each, max(1, settings.batch_size // each)):
+    for bucket in buckets(longest, token_budget // each, max(1, max_size // each)):
         members = [request for i in bucket for request in groups[i]]
         lengths = [len(request.input_ids) for request in members]
-        for part in buckets(lengths, settings.batch_tokens, settings.batch_size):
+        for part in buckets(lengths, token_budget, max_size):
             yield [members[i] for i in part]
 
 
-def _answer(sample: Sample, prompt_id: str, outcome: Caption | Problem) -> Answer:
+def _answer(sample: Sample, prompt_id: str | None, outcome: Caption | Problem) -> Answer:
     return Answer(sample.view.position, sample.view.sha256, prompt_id, outcome)

@@ -1,32 +1,63 @@
-"""Where a checkpoint is, and what it is: its folder on this machine, its digests, its picture geometry."""
+"""Where a checkpoint is, and what it is: its folder on this machine, its digests, its picture geometry.
+
+A checkpoint on the hub is looked at in two steps. `pin` fetches its small files, which say whether it can be used
+and at which commit it is; `fetch` gets the weights.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from httpx2 import HTTPError
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
 
+from actors.digests import digest
 from pipeline.anyres import Geometry
 from pipeline.config import ModelConfig, is_hub_id
 from pipeline.errors import ConfigError
+from pipeline.footprint import Footprint
 from pipeline.recipe import Checkpoint
 
-WEIGHTS = ("*.safetensors",)
 PROCESSOR = ("*.json", "*.jinja", "*.txt", "*.model")  # configuration, tokenizer, chat template
-BLOCK = 1 << 20
+NEEDED = ("config.json", "tokenizer.json")
+WHOLE = "give the folder of a whole checkpoint with safetensors weights; other formats are not loaded"
+REMEDY = (
+    "check id and revision; for a gated one accept its terms and set HF_TOKEN; "
+    "without a network only what is in the hub's cache (HF_HUB_CACHE) can be used"
+)
+
+
+def pin(model: ModelConfig) -> ModelConfig:
+    """The model at the commit that its revision names now; a full commit is not asked for, a folder has none.
+
+    Of a hub id only configuration, tokenizer and templates are fetched. Offline, a branch or tag is at the commit that
+    it had when it was last asked for. Raises ConfigError as `fetch` does, and where `geometry` does.
+    """
+    if not is_hub_id(model):
+        check(Path(model.path).expanduser())
+        geometry(Path(model.path).expanduser())
+        return model
+    folder = _download(model, PROCESSOR)
+    _require(folder, NEEDED)
+    geometry(folder)
+    return replace(model, revision=folder.name)
 
 
 def fetch(model: ModelConfig) -> Path:
-    """The checkpoint's folder on this machine. A hub id is downloaded at its pinned commit, safetensors only.
+    """The checkpoint's folder on this machine. A hub id is downloaded at its revision, safetensors only.
 
     Raises ConfigError where there is no such folder or commit, or where it holds no safetensors.
     """
-    folder = _download(model) if is_hub_id(model) else Path(model.path).expanduser()
+    if is_hub_id(model):
+        folder = _download(model, PROCESSOR)
+        folder = _download(replace(model, revision=folder.name), (*PROCESSOR, *_weights(folder)))
+    else:
+        folder = Path(model.path).expanduser()
     check(folder)
     return folder
 
@@ -35,35 +66,43 @@ def check(folder: Path) -> None:
     """ConfigError, naming each, unless `folder` holds the files that are loaded from it."""
     if not folder.is_dir():
         raise ConfigError([f"[model] path {folder}: there is no such folder"])
-    index = _json(folder / "model.safetensors.index.json").get("weight_map", {"": "model.safetensors"})
-    files = {"config.json", "tokenizer.json", *index.values()}
+    _require(folder, {*NEEDED, *_weights(folder)})
+
+
+def _require(folder: Path, files: Iterable[str]) -> None:
     absent = sorted(name for name in files if not (folder / name).is_file())
     if absent:
-        what = "give the folder of a whole checkpoint with safetensors weights; other formats are not loaded"
-        raise ConfigError([f"[model] path {folder}: {name} is missing; {what}" for name in absent])
+        raise ConfigError([f"[model] path {folder}: {name} is missing; {WHOLE}" for name in absent])
 
 
-def _download(model: ModelConfig) -> Path:
+def _weights(folder: Path) -> list[str]:
+    """Names of the weights' files, as the index says where there are several."""
+    index = _json(folder / "model.safetensors.index.json").get("weight_map", {"": "model.safetensors"})
+    return sorted(set(index.values()))
+
+
+def _download(model: ModelConfig, patterns: Sequence[str]) -> Path:
+    """The snapshot's folder, whose name is the commit."""
+    revision = model.revision or "main"
     try:
-        return Path(
-            snapshot_download(model.path, revision=model.revision, allow_patterns=[*WEIGHTS, *PROCESSOR])
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ConfigError([f"[model] path: cannot get {model.path} at {model.revision}: {reason}"]) from error
+        return Path(snapshot_download(model.path, revision=revision, allow_patterns=list(patterns)))
+    except (HTTPError, OSError, HFValidationError) as error:
+        reason = " ".join(str(error).split())[:300]
+        problem = f"[model] path: cannot get {model.path} at {revision}: {reason}; {REMEDY}"
+        raise ConfigError([problem]) from error
 
 
 def describe(folder: Path, model: ModelConfig) -> Checkpoint:
-    """Name, revision and digests of the checkpoint in `folder`, which `model` names.
+    """Name, revision and digests of the checkpoint in `folder`, which `model` names, pinned.
 
     Of a folder only the last name goes into rows: where it lies is nobody's business.
     """
-    weights = _digest(folder.glob(WEIGHTS[0]))
+    weights = digest(folder / name for name in _weights(folder))
     return Checkpoint(
         name=model.path if is_hub_id(model) else Path(model.path).name or folder.resolve().name,
         revision=model.revision if is_hub_id(model) else f"sha256:{weights}",
         weights_sha256=weights,
-        processor_sha256=_digest(f for pattern in PROCESSOR for f in folder.glob(pattern)),
+        processor_sha256=digest(f for pattern in PROCESSOR for f in folder.glob(pattern)),
     )
 
 
@@ -79,6 +118,11 @@ def geometry(folder: Path) -> Geometry:
     return Geometry.from_checkpoint(_json(folder / "config.json"), image, video or None)
 
 
+def footprint(folder: Path) -> Footprint:
+    """Parameters and KV as the checkpoint's own configuration has them."""
+    return Footprint.from_config(_json(folder / "config.json"))
+
+
 def _json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of the checkpoint; empty where there is no such file."""
     try:
@@ -86,14 +130,3 @@ def _json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ConfigError([f"[model] path: {path.name} of the checkpoint is not JSON: {error}"]) from error
     return loaded if isinstance(loaded, dict) else {}
-
-
-def _digest(files: Iterable[Path]) -> str:
-    """Hex sha256 over name, size and content of each file, in name order."""
-    digest = hashlib.sha256()
-    for path in sorted(set(files), key=lambda p: p.name):
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-    return digest.hexdigest()

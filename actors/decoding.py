@@ -1,23 +1,30 @@
 """What the model computes: crops to visual tokens, prompts to a cache, a cache to captions.
 
 Arithmetic on tensors only: no files, no tokenizer, no Ray. The tokens are those that transformers' own model
-gives for each sample alone, but no padded crop is ever run, and samples of all shapes run side by side.
+gives for each sample alone, but no padded crop is ever run, samples of all shapes run side by side, and what
+the prompts of one sample have in common is run once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache, LlavaOnevisionForConditionalGeneration
+from transformers import DynamicCache
 
+from actors.sampling import Choice, Spoken
 from pipeline.anyres import Geometry
-from pipeline.types import Finish, Media, Pixels, Sample, Size
+from pipeline.types import Media, Pixels, Sample, Size, View
+
+Model = (
+    Any  # LlavaOnevisionForConditionalGeneration or LlavaNextForConditionalGeneration: both have these parts
+)
 
 # Crops in one pass of the vision tower. 32 of 729 patches make GEMMs of 23,000 rows, enough for any device, and bound
 # the tower's activations (the widest, 4,304: 0.2 GB in bfloat16) whatever the batch.
@@ -37,7 +44,7 @@ def normalized(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 class Vision:
     """The vision tower, the projector, and the packing of their features into visual tokens."""
 
-    def __init__(self, model: LlavaOnevisionForConditionalGeneration, geometry: Geometry) -> None:
+    def __init__(self, model: Model, geometry: Geometry) -> None:
         self._model = model.model
         self._geometry = geometry
 
@@ -47,7 +54,7 @@ class Vision:
         starts = range(0, len(crops), CROPS_PER_PASS)
         features = torch.cat([self._tower(crops[i : i + CROPS_PER_PASS]) for i in starts])
         each = torch.split(features, [len(sample.crops) for sample in samples])
-        return [self._pack(own, sample) for own, sample in zip(each, samples, strict=True)]
+        return [self._pack(own, sample.view) for own, sample in zip(each, samples, strict=True)]
 
     def _tower(self, crops: Sequence[Pixels]) -> Tensor:
         """Projected features of crops, each (tile, tile, 3) uint8: (crops, patches, width)."""
@@ -62,15 +69,21 @@ class Vision:
         features: Tensor = self._model.multi_modal_projector(chosen)
         return features
 
-    def _pack(self, features: Tensor, sample: Sample) -> Tensor:
-        newline = self._model.image_newline.to(features.dtype)
-        match sample.view.media:
-            case Media.IMAGE:
-                return torch.cat([features[0], self._grid(features[1:], sample.view.sizes[0], newline)])
-            case Media.IMAGES:
-                return torch.cat([features, newline.expand(len(features), 1, -1)], dim=1).flatten(0, 1)
-            case Media.VIDEO:
-                return torch.cat([self._pool(features), newline[None]])
+    def _pack(self, features: Tensor, view: View) -> Tensor:
+        if view.media is Media.VIDEO:
+            return torch.cat([self._pool(features), self._newline(features)[None]])
+        each = features.split(self._geometry.n_crops(view.media, view.sizes, 0))
+        return torch.cat([self._picture(*own) for own in zip(each, view.sizes, strict=True)])
+
+    def _newline(self, features: Tensor) -> Tensor:
+        newline: Tensor = self._model.image_newline
+        return newline.to(features)
+
+    def _picture(self, features: Tensor, size: Size) -> Tensor:
+        """One image: its base crop, and its tiles where there are some, else a newline."""
+        newline = self._newline(features)
+        rest = self._grid(features[1:], size, newline) if len(features) > 1 else newline[None]
+        return torch.cat([features[0], rest])
 
     def _grid(self, tiles: Tensor, size: Size, newline: Tensor) -> Tensor:
         """Tiles of one image as one picture without its padding, each row closed with the newline."""
@@ -95,61 +108,79 @@ class Vision:
 
 
 @dataclass(frozen=True, slots=True)
-class Spoken:
-    """One generated sequence: its tokens, the stop token included, and their mean log-probability."""
+class Branches:
+    """Prompts with a common beginning, as embeddings (tokens, width).
 
-    token_ids: tuple[int, ...]
-    finish: Finish
-    mean_logprob: float
+    `prefix` is the beginning, which may be empty; each of `suffixes` goes on from it with one token at least.
+    """
+
+    prefix: Tensor
+    suffixes: tuple[Tensor, ...]
 
 
 class Decoder:
-    """The language model: greedy continuation of prompts that are given as embeddings."""
+    """The language model: continuation of prompts that are given as embeddings."""
 
-    def __init__(self, model: LlavaOnevisionForConditionalGeneration, stop: Sequence[int]) -> None:
+    def __init__(self, model: Model) -> None:
         self._model = model
-        self._stop = frozenset(stop)
+        self._config = model.config.get_text_config(decoder=True)
+
+    @property
+    def can_branch(self) -> bool:
+        """Whether a prefix may be shared. A sliding window counts the padding between prefix and suffix too, so
+        that a shared prefix would be seen less far than a prompt's own."""
+        return "sliding_attention" not in (getattr(self._config, "layer_types", None) or ())
 
     def embed(self, input_ids: Sequence[int], placeholder: int, visual: Tensor) -> Tensor:
         """(tokens, width): the embeddings of `input_ids`, with `visual` in place of the placeholder's id."""
         ids = torch.tensor(input_ids, device=self._model.device)
         embedded: Tensor = self._model.get_input_embeddings()(ids)
-        embedded[ids == placeholder] = visual.to(embedded.dtype)
+        embedded[ids == placeholder] = visual.to(embedded)
         return embedded
 
-    def speak(self, prompts: Sequence[Tensor], max_new_tokens: int) -> list[Spoken]:
-        """Continue each prompt, (tokens, width), with the most probable tokens until a stop token or the limit.
+    def speak(self, groups: Sequence[Branches], choice: Choice, max_new_tokens: int) -> list[Spoken]:
+        """Continue every prompt of every group, in order, by `choice` until it is done.
 
-        Sequences do not see each other, nor the padding on their left. One that has finished runs on, unread,
-        until all have.
+        Prefixes are run once each. Either all groups have a prefix or none has. Sequences do not see each other,
+        nor the padding on their left. One that has finished runs on, unread, until all have.
         """
-        real = [prompt.new_ones(len(prompt), dtype=torch.long) for prompt in prompts]
-        inputs, mask = self._padded(prompts), pad(self._padded(real), (0, max_new_tokens), value=1)
-        cache = DynamicCache(config=self._model.config.get_text_config(decoder=True))
-        stop = torch.tensor(sorted(self._stop), device=inputs.device)
-        finished = torch.zeros(len(prompts), dtype=torch.bool, device=inputs.device)
-        tokens: list[Tensor] = []
-        logprobs: list[Tensor] = []
+        cache = DynamicCache(config=self._config)
+        hidden, mask = self._prefill(groups, cache, max_new_tokens)
         while True:
-            logits = self._forward(inputs, mask, cache)
-            tokens.append(logits.argmax(-1))
-            logprobs.append(logits.log_softmax(-1).gather(1, tokens[-1][:, None])[:, 0])
-            finished |= torch.isin(tokens[-1], stop)
-            if len(tokens) == max_new_tokens or bool(finished.all()):
-                break
-            inputs = self._model.get_input_embeddings()(tokens[-1][:, None])
-        each = zip(torch.stack(tokens, 1).tolist(), torch.stack(logprobs, 1).tolist(), strict=True)
-        return [self._cut(ids, logs) for ids, logs in each]
+            token = choice.next(self._model.get_output_embeddings()(hidden[:, -1]).float())
+            if choice.done():
+                return choice.spoken()
+            hidden = self._forward(self._model.get_input_embeddings()(token[:, None]), mask, cache)
+
+    def _prefill(
+        self, groups: Sequence[Branches], cache: DynamicCache, max_new_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states of the suffixes, and the mask of all tokens that there will be, prompts' and captions'."""
+        suffixes, mask = self._side_by_side([suffix for group in groups for suffix in group.suffixes])
+        if any(len(group.prefix) for group in groups):
+            prefixes, before = self._side_by_side([group.prefix for group in groups])
+            self._forward(prefixes, before, cache)
+            owner = [i for i, group in enumerate(groups) for _ in group.suffixes]
+            owners = torch.tensor(owner, device=before.device)
+            cache.batch_select_indices(owners)
+            mask = torch.cat([before[owners], mask], dim=1)
+        mask = pad(mask, (0, max_new_tokens), value=1)
+        return self._forward(suffixes, mask, cache), mask
+
+    def _side_by_side(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Rows of several lengths as one tensor, (rows, longest, width), and its mask: 1 where a token is real."""
+        real = [row.new_ones(len(row), dtype=torch.long) for row in rows]
+        return self._padded(rows), self._padded(real)
 
     def _padded(self, rows: Sequence[Tensor]) -> Tensor:
-        """Rows of several lengths as one tensor, padded on the left: the last position of each is real."""
+        """Padded on the left: the last position of each row is real."""
         return pad_sequence(list(rows), batch_first=True, padding_side="left")
 
     def _forward(self, inputs: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Float32 logits of the last position, (batch, vocabulary), after `inputs` have joined the cache."""
+        """Hidden states, (batch, tokens, width), of `inputs`, (batch, tokens, width), which join the cache."""
         begin = cache.get_seq_length()
         end = begin + inputs.shape[1]
-        hidden = self._model.model.language_model(
+        hidden: Tensor = self._model.model.language_model(
             inputs_embeds=inputs,
             attention_mask=mask[:, :end],
             # A token's position counts the real tokens before it; padding has position 0 and is never seen.
@@ -157,12 +188,4 @@ class Decoder:
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        logits: Tensor = self._model.lm_head(hidden[:, -1])
-        return logits.float()
-
-    def _cut(self, ids: list[int], logprobs: list[float]) -> Spoken:
-        """A row of the batch up to its own end."""
-        end = next((i for i, token in enumerate(ids, 1) if token in self._stop), None)
-        own = ids[:end]
-        finish = Finish.LENGTH if end is None else Finish.STOP
-        return Spoken(tuple(own), finish, sum(logprobs[:end]) / len(own))
+        return hidden

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 
 import pyarrow as pa
@@ -14,7 +15,13 @@ from pipeline.config import ImageConfig, VideoConfig
 from pipeline.errors import MediaError
 from pipeline.index import read_index
 from pipeline.read import read_assets
-from pipeline.types import Answer, Asset, Clip, Code, Prepared, Problem, Sample, Stage, Unit, View
+from pipeline.types import Answer, Asset, Clip, Code, Media, Prepared, Problem, Sample, Stage, Unit, View
+
+IMAGES_ONLY = Problem(
+    Stage.PROMPT,
+    Code.UNSUPPORTED_MEDIA,
+    "this checkpoint takes images only; LLaVA-OneVision checkpoints (model_type llava_onevision) take videos",
+)
 
 
 class Preprocessor:
@@ -22,6 +29,7 @@ class Preprocessor:
 
     def __init__(self, image: ImageConfig, video: VideoConfig, geometry: Geometry) -> None:
         self._sandbox = Sandbox(image, video, geometry)
+        self._videos = geometry.videos
 
     def __enter__(self) -> Preprocessor:
         return self
@@ -46,14 +54,20 @@ class Preprocessor:
         Raises StorageError where the store does not answer; everything that is wrong with one asset is a problem.
         """
         samples, problems = [], []
-        members = read_assets(unit.shard, assets)
-        for position, (asset, found) in enumerate(zip(assets, members, strict=True)):
+        asked = [self._allowed(asset) for asset in assets]
+        members = read_assets(unit.shard, asked)
+        for position, (asset, found) in enumerate(zip(asked, members, strict=True)):
             outcome = found if isinstance(found, Problem) else self._sample(position, asset, found)
             if isinstance(outcome, Problem):
                 problems.append(Answer(position, asset.sha256, None, outcome))
             else:
                 samples.append(outcome)
         return Prepared(unit, tuple(assets), tuple(samples), tuple(problems))
+
+    def _allowed(self, asset: Asset) -> Asset:
+        """The asset, with a problem if it is a video that the checkpoint does not take: it is then not even read."""
+        refused = asset.media is Media.VIDEO and not self._videos and not isinstance(asset.facts, Problem)
+        return replace(asset, facts=IMAGES_ONLY) if refused else asset
 
     def _sample(self, position: int, asset: Asset, members: tuple[bytes, ...]) -> Sample | Problem:
         if asset.media is None:

@@ -1,27 +1,27 @@
-"""The replica: one LLaVA-OneVision checkpoint, loaded, and what the captioner asks of it.
+"""The replica: one LLaVA checkpoint, loaded, and what the captioner asks of it.
 
-Whatever differs between checkpoints is read from the checkpoint's own files in its folder. Nothing is
-fetched, only safetensors are read, and no code of the checkpoint is run.
+Whatever differs between checkpoints is read from the checkpoint's own files in its folder.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import (
-    AutoTokenizer,
-    LlavaOnevisionForConditionalGeneration,
-    LlavaOnevisionProcessor,
-)
-from transformers.utils.logging import disable_progress_bar
+from transformers import AutoTokenizer
 
 from actors import checkpoint
 from actors.captioner import OutOfMemory
-from actors.decoding import Decoder, Spoken, Vision
+from actors.decoding import Branches, Decoder, Vision
+from actors.loading import chat_template, load_model
+from actors.sampling import Choice, Ending, Spoken, seed_of
+from pipeline import fit
 from pipeline.anyres import Geometry
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.errors import ConfigError, MediaError
@@ -30,7 +30,6 @@ from pipeline.types import Caption, Code, Media, Request, Sample, View
 
 # What torch's allocator for the CPU says, in a bare RuntimeError.
 CPU_OUT_OF_MEMORY = "can't allocate memory"
-WRONG_KEYS = ("missing_keys", "unexpected_keys", "mismatched_keys")  # of transformers' loading report
 
 
 class Replica:
@@ -56,12 +55,17 @@ class Replica:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False
         )
-        self._template = _template(folder, self._tokenizer)
-        self._model = _load(model, folder, _device(gpus))
+        self._template = chat_template(Path(folder), self._tokenizer)
+        self._config = model
+        self._footprint = checkpoint.footprint(Path(folder))
+        self._memory = _memory(gpus)
+        self.batch_tokens(GenerationConfig(max_new_tokens))  # refuses what does not fit before it is loaded
+        self._model: Any = load_model(model, Path(folder), gpus)
         self._geometry = geometry
         self._room = _room(self._model, max_new_tokens)
         self._vision = Vision(self._model, geometry)
-        self._decoder = decoder(self._model, _stop(self._model, self._tokenizer))
+        self._decoder = decoder(self._model)
+        self._stop = _stop(self._model, self._tokenizer)
         self._special = tuple(t for t in self._tokenizer.get_added_vocab() if len(t.strip()) > 1)
         self._visual: dict[View, torch.Tensor] = {}
 
@@ -71,26 +75,31 @@ class Replica:
         The same ids as transformers' processor makes. MediaError: missing_field, prompt_too_long.
         """
         view = sample.view
-        chat = messages(prompt.turns, view.media, len(view.sizes), text, self._special)
+        turns = prompt.asked(view.media)
+        chat = messages(turns, view.media, len(view.sizes), text, self._special, prompt.max_field_chars)
         said: str = self._tokenizer.apply_chat_template(
             chat, chat_template=self._template, tokenize=False, add_generation_prompt=True
         )
         bos = self._tokenizer.bos_token
         ids = self._tokenizer(said, add_special_tokens=not (bos and said.startswith(bos)))["input_ids"]
-        counts = self._counts(view)
+        counts = self._geometry.tokens(view.media, view.sizes, view.n_crops)
         ids = _expand(ids, self._placeholder(view), counts)
         if len(ids) > self._room:
             message = f"{len(ids)} prompt tokens; the model has room for {self._room} and the caption"
             raise MediaError(Code.PROMPT_TOO_LONG, message)
         return Request(sample, prompt.id, tuple(ids), sum(counts))
 
+    def batch_tokens(self, settings: GenerationConfig) -> int:
+        """As the settings say, or as many as the memory holds beside the weights. ConfigError where it holds none."""
+        return min(
+            settings.batch_tokens, fit.batch_tokens(self._footprint, self._config, settings, self._memory)
+        )
+
     def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
         """One caption per request, in their order. OutOfMemory where the device cannot hold them all."""
         try:
             with torch.inference_mode():
-                prompts = self._prompts(requests)
-                spoken = self._decoder.speak(prompts, settings.max_new_tokens)
-            return [self._caption(r, s) for r, s in zip(requests, spoken, strict=True)]
+                return self._captions(requests, self._settled(settings))
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if not isinstance(error, torch.OutOfMemoryError) and CPU_OUT_OF_MEMORY not in str(error):
                 raise
@@ -99,41 +108,70 @@ class Replica:
         longest = max(len(request.input_ids) for request in requests)
         raise OutOfMemory(f"the device has not enough memory for {len(requests)} x {longest} prompt tokens")
 
-    def _prompts(self, requests: Sequence[Request]) -> list[torch.Tensor]:
-        """The requests as embeddings. Visual tokens are kept until the next call asks for other samples."""
+    def _captions(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
+        """The captions, prompts of one sample side by side while they are generated."""
+        self._look(requests)
+        place = {view: i for i, view in enumerate(self._visual)}
+        order = sorted(range(len(requests)), key=lambda i: place[requests[i].sample.view])
+        ordered = [requests[i] for i in order]
+        ending = Ending(self._stop, settings.stop, self._text)
+        seeds = [seed_of(settings.seed, r.sample.view.sha256, r.prompt_id) for r in ordered]
+        choice = Choice(settings, ending, [r.input_ids for r in ordered], seeds, self._model.device)
+        spoken = self._decoder.speak(self._branches(ordered), choice, settings.max_new_tokens)
+        found = dict(zip(order, map(partial(_caption, ending), ordered, spoken), strict=True))
+        return [found[i] for i in range(len(requests))]
+
+    def _settled(self, settings: GenerationConfig) -> GenerationConfig:
+        """The settings with what they leave to the checkpoint."""
+        own = settings.repetition_penalty or self._model.generation_config.repetition_penalty or 1.0
+        return replace(settings, repetition_penalty=own)
+
+    def _look(self, requests: Sequence[Request]) -> None:
+        """Visual tokens of the requests' samples. They are kept until the next call asks for other samples."""
         samples = {request.sample.view: request.sample for request in requests}
         self._visual = {view: self._visual[view] for view in samples if view in self._visual}
         new = [sample for view, sample in samples.items() if view not in self._visual]
         if new:
             self._visual |= zip((sample.view for sample in new), self._vision.tokens(new), strict=True)
-        return [
-            self._decoder.embed(r.input_ids, self._placeholder(r.sample.view), self._visual[r.sample.view])
-            for r in requests
-        ]
 
-    def _caption(self, request: Request, spoken: Spoken) -> Caption:
+    def _branches(self, requests: Sequence[Request]) -> list[Branches]:
+        """The requests as embeddings, with what those of one sample have in common taken out."""
+        groups = [list(group) for _, group in groupby(requests, lambda request: request.sample.view)]
+        starts = [common([request.input_ids for request in group]) for group in groups]
+        if len(groups) == len(requests) or not all(starts) or not self._decoder.can_branch:
+            groups, starts = [[request] for request in requests], [0] * len(requests)
+        return [self._branch(group, start) for group, start in zip(groups, starts, strict=True)]
+
+    def _branch(self, group: Sequence[Request], start: int) -> Branches:
+        embedded = [self._embedded(request) for request in group]
+        return Branches(embedded[0][:start], tuple(prompt[start:] for prompt in embedded))
+
+    def _embedded(self, request: Request) -> torch.Tensor:
+        view = request.sample.view
+        return self._decoder.embed(request.input_ids, self._placeholder(view), self._visual[view])
+
+    def _text(self, token_ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(
-            spoken.token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        n_prompt = len(request.input_ids)
-        return Caption(
-            text, spoken.token_ids, spoken.finish, spoken.mean_logprob, n_prompt, request.n_visual_tokens
-        )
+        return text
 
     def _placeholder(self, view: View) -> int:
         config = self._model.config
         token: int = config.video_token_index if view.media is Media.VIDEO else config.image_token_index
         return token
 
-    def _counts(self, view: View) -> list[int]:
-        """Visual tokens of each placeholder of the prompt."""
-        match view.media:
-            case Media.IMAGE:
-                return [self._geometry.image_tokens(view.sizes[0])]
-            case Media.IMAGES:
-                return [self._geometry.images_tokens(1)] * len(view.sizes)
-            case Media.VIDEO:
-                return [self._geometry.video_tokens(view.n_crops)]
+
+def common(prompts: Sequence[Sequence[int]]) -> int:
+    """How many token ids all prompts begin with, at least one less than the shortest has."""
+    same = takewhile(lambda ids: len(set(ids)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
+    return sum(1 for _ in same)
+
+
+def _caption(ending: Ending, request: Request, spoken: Spoken) -> Caption:
+    text = ending.cut(ending.decode(spoken.token_ids))
+    ids, n_prompt = spoken.token_ids, len(request.input_ids)
+    return Caption(text, ids, spoken.finish, spoken.mean_logprob, n_prompt, request.n_visual_tokens)
 
 
 def load(
@@ -143,65 +181,23 @@ def load(
     return Replica(model, str(checkpoint.fetch(model)), geometry, max_new_tokens, gpus, decoder)
 
 
-def _device(gpus: float) -> str:
-    if gpus and not torch.cuda.is_available():
-        raise ConfigError(
-            [
-                "[cluster] gpus_per_replica asks for GPUs, and torch sees none; install its CUDA build, or set 0"
-            ]
-        )
-    return "cuda" if gpus else "cpu"
+def _memory(gpus: float) -> int:
+    """Bytes of memory of the GPUs that this process sees, or of its share of one; the machine's on CPU."""
+    if not gpus:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    seen = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+    return int(sum(seen) * min(1.0, gpus))
 
 
-def _load(model: ModelConfig, folder: str, device: str) -> LlavaOnevisionForConditionalGeneration:
-    """The checkpoint with every weight accounted for; ConfigError otherwise."""
-    disable_progress_bar()
-    # Its annotations do not know that output_loading_info returns a pair.
-    from_pretrained: Any = LlavaOnevisionForConditionalGeneration.from_pretrained
-    try:
-        loaded, info = from_pretrained(
-            folder,
-            dtype=getattr(torch, model.dtype),
-            attn_implementation=model.attention,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # reported below, all of them
-            output_loading_info=True,
-        )
-    except (ImportError, OSError, SafetensorError) as error:
-        raise ConfigError([f"[model] path {folder}: {error}"]) from error
-    found = [f"{key.replace('_keys', ' weights')}: {_some(info[key])}" for key in WRONG_KEYS if info[key]]
-    if found:
-        raise ConfigError([f"[model] path {folder}: {problem}" for problem in found])
-    whole: LlavaOnevisionForConditionalGeneration = loaded.to(device)
-    return whole
-
-
-def _some(names: set[Any]) -> str:
-    return ", ".join(sorted(map(str, names))[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _template(folder: str, tokenizer: Any) -> str:
-    """The processor's chat template, else the tokenizer's."""
-    files, _ = LlavaOnevisionProcessor.get_processor_dict(folder, local_files_only=True)
-    template = files.get("chat_template") or tokenizer.chat_template
-    if isinstance(template, Mapping):
-        template = template.get("default")
-    if not template:
-        raise ConfigError([f"[model] path {folder}: chat_template.jinja (or .json) is missing"])
-    return str(template)
-
-
-def _stop(model: LlavaOnevisionForConditionalGeneration, tokenizer: Any) -> list[int]:
+def _stop(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """The ids that end a caption: the generation settings', else the tokenizer's."""
     ids = model.generation_config.eos_token_id
     if ids is None:
         ids = tokenizer.eos_token_id
-    return [ids] if isinstance(ids, int) else list(ids or ())
+    return (ids,) if isinstance(ids, int) else tuple(ids or ())
 
 
-def _room(model: LlavaOnevisionForConditionalGeneration, max_new_tokens: int) -> int:
+def _room(model: Any, max_new_tokens: int) -> int:
     """Tokens that a prompt may have; ConfigError where there are none."""
     positions: int = model.config.get_text_config(decoder=True).max_position_embeddings
     if max_new_tokens >= positions:

@@ -109,7 +109,8 @@ class Sandbox:
             raise ValueError("a sandbox without geometry can only probe")
         tile = self._geometry.tile
         tiles = max(height * width for height, width in self._geometry.pinpoints) // tile**2
-        most = {Media.IMAGE: 1 + tiles, Media.IMAGES: len(members), Media.VIDEO: self._frames}[media]
+        pictures = self._frames if media is Media.VIDEO else len(members)
+        most = pictures * (1 + tiles if self._geometry.tiled(media) else 1)
 
         def read(answer: Mapping[str, Any], parts: list[Pixels]) -> Seen:
             rows, columns = map(int, answer["grid"])

@@ -59,31 +59,26 @@ def answer(settings: Settings, request: Mapping[str, Any], parts: list[bytes]) -
         look = video.probe(parts[0], settings.video) if is_video else image.probe(parts[0], settings.image)
         return {"facts": _facts(look)}, []
     assert settings.geometry is not None
-    views = {Media.IMAGE: _view_image, Media.IMAGES: _view_images, Media.VIDEO: _view_video}
-    header, crops = views[media](settings, settings.geometry, parts)
+    view = _view_video if media is Media.VIDEO else _view_images
+    header, crops = view(settings, settings.geometry, media, parts)
     return {**header, "sha256": naming.digest(tuple(parts)), "shape": crops.shape}, [crops.reshape(-1)]
 
 
-def _view_image(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> View:
-    picture = image.decode(parts[0], settings.image)
-    size = Size(*picture.size)
-    return {"facts": _facts(size), "grid": geometry.grid(size), "pts": []}, geometry.crops(picture)
-
-
-def _view_images(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> View:
-    facts, crops = [], []
+def _view_images(settings: Settings, geometry: Geometry, media: Media, parts: Sequence[bytes]) -> View:
+    sizes, crops = [], []
     for part in parts:
         picture = image.decode(part, settings.image)
-        facts += _facts(Size(*picture.size))
-        crops.append(geometry.square(picture))
-    return {"facts": facts, "grid": (0, 0), "pts": []}, np.concatenate(crops)
+        sizes.append(Size(*picture.size))
+        crops.append(geometry.cut(picture, media))
+    grid = geometry.grid(sizes[0]) if media is Media.IMAGE else (0, 0)
+    return {"facts": [asdict(size) for size in sizes], "grid": grid, "pts": []}, np.concatenate(crops)
 
 
-def _view_video(settings: Settings, geometry: Geometry, parts: Sequence[bytes]) -> View:
+def _view_video(settings: Settings, geometry: Geometry, media: Media, parts: Sequence[bytes]) -> View:
     clip, frames = video.watch(parts[0], settings.video)
     crops, times = [], []
     for picture, time in frames:
-        crops.append(geometry.frame(picture))
+        crops.append(geometry.cut(picture, media))
         times.append(time)
     return {"facts": _facts(clip), "grid": (0, 0), "pts": times}, np.concatenate(crops)
 

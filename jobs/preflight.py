@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from actors import checkpoint
+from jobs.needs import lacking
 from pipeline import prompt, shards, storage
 from pipeline.anyres import Geometry
-from pipeline.config import InputConfig, Job, Loaded, ModelConfig, OutputConfig, is_hub_id
+from pipeline.config import ClusterConfig, InputConfig, Job, Loaded, ModelConfig, OutputConfig, is_hub_id
 from pipeline.errors import ConfigError, StorageError
 from pipeline.patterns import fixed_folder
 from pipeline.plan import run_id
@@ -36,7 +36,7 @@ DEMO = Path(__file__).parent / "demo" / "checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A job that may start; its local addresses are absolute."""
+    """A job that may start; its local addresses are absolute, and a model of the hub is at a commit."""
 
     job: Job
     shards: tuple[Shard, ...]
@@ -53,31 +53,37 @@ def check(loaded: Loaded) -> Ready:
     """Check what a parsed job file points at. Raises ConfigError with every problem, the file's own included.
 
     Input, output and model are looked at side by side, so that one that does not answer costs its own time only.
-    A checkpoint on the hub is fetched when nothing else is wrong.
+    Weights on the hub are fetched when nothing else is wrong.
     """
     problems = [*loaded.problems, *prompt.problems(loaded.prompts, PLACEHOLDERS)]
+    sections = loaded.sections
     with ThreadPoolExecutor(3) as pool:
-        listed = pool.submit(_look, _list, loaded.sections.get("input"))
-        others = [pool.submit(_look, look, loaded.sections.get(name)) for name, look in LOOKS.items()]
-    problems += [*listed.result()[1], *(problem for look in others for problem in look.result()[1])]
-    if problems:
+        listed = pool.submit(_look, _list, sections.get("input"))
+        written = pool.submit(_look, _write, sections.get("output"))
+        pinned = pool.submit(_look, _model, sections.get("model"), sections.get("cluster", ClusterConfig()))
+    problems += [*listed.result()[1], *written.result()[1], *pinned.result()[1]]
+    model = pinned.result()[0]
+    if problems or model is None:
         raise ConfigError(problems)
-    job = _resolved(loaded.job())
-    folder = checkpoint.fetch(job.model)
-    recipe = _recipe(job, checkpoint.describe(folder, loaded.job().model))
-    return Ready(job, tuple(listed.result()[0] or ()), checkpoint.geometry(folder), recipe)
+    asked = loaded.job()
+    folder = checkpoint.fetch(model)
+    described = checkpoint.describe(folder, replace(asked.model, revision=model.revision))
+    output = replace(asked.output, uri=storage.absolute(asked.output.uri))
+    job = replace(asked, model=model, output=output)
+    return Ready(job, tuple(listed.result()[0] or ()), checkpoint.geometry(folder), _recipe(job, described))
 
 
 def _recipe(job: Job, described: Checkpoint) -> Recipe:
     """What decides the captions of this job on this software."""
-    software = {name: version(name) for name in SOFTWARE}
+    names = SOFTWARE if job.model.quantization == "none" else (*SOFTWARE, "bitsandbytes")
+    software = {name: version(name) for name in names}
     return Recipe(described, job.model, job.prompts, job.generation, job.image, job.video, software)
 
 
-def _look(look: Callable[[Any], T], section: object | None) -> tuple[T | None, Sequence[str]]:
+def _look(look: Callable[..., T], section: object | None, *others: object) -> tuple[T | None, Sequence[str]]:
     """What a look found and its complaints; neither where the section itself did not parse."""
     try:
-        return (None if section is None else look(section)), ()
+        return (None if section is None else look(section, *others)), ()
     except ConfigError as error:
         return None, error.problems
     except StorageError as error:
@@ -105,22 +111,15 @@ def _write(section: OutputConfig) -> None:
     storage.check_writable(section.uri)
 
 
-def _model(section: ModelConfig) -> None:
-    if section.attention == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-        raise ConfigError(
-            ['[model] attention: flash_attention_2 needs the package flash-attn; "sdpa" needs nothing']
-        )
-    if not is_hub_id(section):
-        checkpoint.geometry(checkpoint.fetch(_at(section)))
-
-
-LOOKS: Mapping[str, Callable[[Any], object]] = {"output": _write, "model": _model}
-
-
-def _resolved(job: Job) -> Job:
-    """The job with addresses that mean the same on every worker."""
-    output = replace(job.output, uri=storage.absolute(job.output.uri))
-    return replace(job, model=_at(job.model), output=output)
+def _model(section: ModelConfig, cluster: ClusterConfig) -> ModelConfig:
+    """The model at its commit, or with its absolute folder. Where the machine lacks something, nothing is fetched."""
+    problems = lacking(section, cluster)
+    if problems and is_hub_id(section):
+        raise ConfigError(problems)
+    pinned, said = _look(checkpoint.pin, _at(section))
+    if problems or pinned is None:
+        raise ConfigError([*problems, *said])
+    return pinned
 
 
 def _at(model: ModelConfig) -> ModelConfig:

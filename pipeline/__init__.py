@@ -1,12 +1,13 @@
 """captionmill's data path, in the data's order.
 
-`types` the nouns, `errors` the vocabulary of what can go wrong, `config` (with `values`) the job file, `recipe` what
-decides a caption, `schema` typed rows to Arrow and back, `messages` what travels between stages, `columns` what is
-published, `storage` (with `retry` and `local`) bytes in and out, `shards` (with `patterns`) what the input is, `index`
-one row per asset (`tar` and `archives`, `tables`, `folders` by kind of shard; `naming` and `draft` the rules that they
-share), `units` and `plan` the work, `read` a unit's bytes, `image` and `video` (with `demux`) decoded pixels, `anyres`
-crops and visual tokens, `prompt` what is asked, `batching` which requests run together, `quality` and `provenance` how
-a row came to be, `commit` one part per unit, `publish` what consumers read, `flow` the whole as Ray Data expressions.
+`types` the nouns, `errors` the vocabulary of what can go wrong, `config` (with `values` and `conversation`) the job
+file, `recipe` what decides a caption, `schema` typed rows to Arrow and back, `messages` what travels between stages,
+`columns` what is published, `storage` (with `retry` and `local`) bytes in and out, `shards` (with `patterns`) what the
+input is, `index` one row per asset (`tar` and `archives`, `tables`, `folders` by kind of shard; `naming` and `draft`
+the rules that they share), `units` and `plan` the work, `read` a unit's bytes, `image` and `video` (with `demux`)
+decoded pixels, `anyres` (with `families`) crops and visual tokens, `prompt` what is asked, `batching` which requests
+run together, `quality` and `provenance` how a row came to be, `commit` one part per unit, `publish` what consumers
+read, `flow` the whole as Ray Data expressions.
 
 The package knows nothing of torch, of transformers, of the command line and of the process environment.
 """

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 
 from pipeline import messages, storage
 from pipeline.columns import SCHEMA_VERSION, parquet_options
+from pipeline.config import PromptConfig
 from pipeline.errors import IntegrityError
 from pipeline.provenance import Context, part_table
-from pipeline.types import Answer, Asset, Caption, Captioned, Problem
+from pipeline.types import Answer, Asset, Caption, Captioned, Media, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Committer:
         Raises IntegrityError, before anything is written, where an asset lacks an answer or has two, or where an
         answer comes from other bytes than its asset's.
         """
-        check(captioned, [p.id for p in self._context.prompts])
+        check(captioned, self._context.prompts)
         table = part_table(captioned, self._context, datetime.now(UTC))
         data = part_bytes(table, {**self._metadata, "captionmill.unit_id": captioned.unit.unit_id})
         # The first attempt's part stands where the store can refuse the second: then what is compacted never changes.
@@ -73,8 +74,11 @@ def receipt(row: Mapping[str, object]) -> Receipt:
     return Receipt(**json.loads(str(row["receipt"])))
 
 
-def check(captioned: Captioned, prompt_ids: Collection[str]) -> None:
-    """Raise IntegrityError unless every asset has one failure, or one answer per prompt, from its own bytes."""
+def check(captioned: Captioned, prompts: Sequence[PromptConfig]) -> None:
+    """Raise IntegrityError unless every asset has its answers, all of them from its own bytes.
+
+    These are one from each prompt that asks about its kind, or one failure under no prompt.
+    """
     unit = f"unit {captioned.unit.unit_id}"
     if len(captioned.assets) != captioned.unit.count:
         raise IntegrityError(f"{unit}: {len(captioned.assets)} assets of {captioned.unit.count} planned")
@@ -86,10 +90,11 @@ def check(captioned: Captioned, prompt_ids: Collection[str]) -> None:
         asset = captioned.assets[answer.position]
         _check_answer(f"{unit}, asset {asset.asset_id}", answer, asset, digests.get(answer.position))
         asked[answer.position].append(answer.prompt_id)
-    expected = sorted(prompt_ids)
-    for asset, prompts in zip(captioned.assets, asked, strict=True):
-        if prompts != [None] and sorted(p or "" for p in prompts) != expected:
-            found = f"answers for prompts {prompts}, expected {expected} or one failure"
+    expected = {media: sorted(p.id for p in prompts if p.asked(media)) for media in Media}
+    for asset, answered in zip(captioned.assets, asked, strict=True):
+        due = expected[asset.media] if asset.media else []
+        if answered != [None] and (not due or sorted(p or "" for p in answered) != due):
+            found = f"answers for prompts {answered}, expected {due} or one failure"
             raise IntegrityError(f"{unit}, asset {asset.asset_id}: {found}")
 
 

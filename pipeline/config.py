@@ -10,15 +10,18 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
+from pipeline.conversation import conversations
 from pipeline.types import Media, Turn
-from pipeline.values import checked, key, override, shown, unknown
+from pipeline.values import checked, key, override, section, shown, unknown
 
 GIB = 1 << 30
 MIB = 1 << 20
+MAX_FIELD_CHARS = 2000  # of a {field} in a prompt: some 500 tokens of English
+COLDEST = 0.01  # a temperature below it is 0 in all but name, and its quotients may overflow
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,9 @@ class ModelConfig:
         "sdpa", choices=("sdpa", "eager", "flash_attention_2"), help="attention implementation"
     )
     quantization: str = key(
-        "none", choices=("none", "int8", "int4"), help="how linear layers are held (bitsandbytes; int4 is nf4)"
+        "none",
+        choices=("none", "int8", "int4"),
+        help="how linear layers are held (bitsandbytes; int4 is nf4)",
     )
     threads: int = key(0, low=0, help="CPU threads of a replica; 0: its share of three quarters of the cores")
 
@@ -66,7 +71,9 @@ class PromptConfig:
     image: tuple[Turn, ...] = key((), help="the conversation about single images")
     images: tuple[Turn, ...] = key((), help="the conversation about several images under one key")
     video: tuple[Turn, ...] = key((), help="the conversation about videos")
-    max_field_chars: int = key(2000, low=1, help="characters of a {field} that are used; the rest is cut")
+    max_field_chars: int = key(
+        MAX_FIELD_CHARS, low=1, help="characters of a {field} that are used; the rest is cut"
+    )
 
     def asked(self, media: Media) -> tuple[Turn, ...]:
         """The conversation about assets of this kind; empty where they are not asked."""
@@ -83,9 +90,13 @@ class GenerationConfig:
     stop: tuple[str, ...] = key((), help="texts that end a caption; they are cut off")
     temperature: float = key(0.0, low=0.0, help="0: the most probable token; else tokens are drawn")
     top_k: int = key(0, low=0, help="draw among so many most probable tokens; 0: all")
-    top_p: float = key(1.0, low=0.01, high=1.0, help="draw among the most probable tokens that hold this share")
+    top_p: float = key(
+        1.0, low=0.01, high=1.0, help="draw among the most probable tokens that hold this share"
+    )
     repetition_penalty: float = key(
-        0.0, low=0.0, help="above 1: tokens already in prompt or caption are less probable; 0: as the checkpoint says"
+        0.0,
+        low=0.0,
+        help="above 1: tokens already in prompt or caption are less probable; 0: as the checkpoint says",
     )
     seed: int = key(0, low=0, help="with the asset's bytes and the prompt's id it decides what is drawn")
     batch_tokens: int = key(
@@ -139,7 +150,9 @@ class ClusterConfig:
     replicas: int = key(1, low=1, help="captioner actors, each with the model")
     gpus_per_replica: float = key(1.0, low=0.0, help="0: on CPU; above 1: the model is spread over so many")
     gpu_memory_gib: float = key(
-        0.0, low=0.0, help="memory of one GPU, to refuse what cannot fit before anything starts; 0: when loading"
+        0.0,
+        low=0.0,
+        help="memory of one GPU, to refuse what cannot fit before anything starts; 0: when loading",
     )
     preprocessors: int = key(0, low=0, help="preprocessor actors at most; 0: from the cluster's cores")
 
@@ -182,10 +195,8 @@ SECTIONS: Mapping[str, type] = {
     "unit": UnitConfig,
     "cluster": ClusterConfig,
 }
-PROMPT_KEYS = ("id", "text", "turns")
-ROLES = ("system", "user", "assistant")
+PROMPT_KEYS = ("id", "text", "turns", "image", "images", "video", "max_field_chars")
 ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -205,38 +216,18 @@ def load(raw: Mapping[str, Any]) -> Loaded:
     known = (*SECTIONS, "prompt")
     problems = [unknown(name, known, "section [%s]") for name in raw if name not in known]
     sections: dict[str, Any] = {}
+    faultless: dict[str, Any] = {}
     for name, cls in SECTIONS.items():
-        table = raw.get(name, {})
-        if not isinstance(table, Mapping):
-            problems.append(f"[{name}] must be a table")
-            continue
-        built = _section(name, cls, table, problems, given=name in raw)
+        found: list[str] = []
+        built = section(name, cls, raw.get(name), found)
         if built is not None:
             sections[name] = built
+        if not found:
+            faultless[name] = built
+        problems += found
     prompts = _prompts(raw.get("prompt"), problems)
-    problems += _across(sections, raw)
+    problems += _across(faultless, raw)
     return Loaded(sections, prompts, tuple(problems))
-
-
-def _section(
-    name: str, cls: type, table: Mapping[str, Any], problems: list[str], *, given: bool
-) -> Any | None:
-    known = {f.name: f for f in fields(cls)}
-    required = [n for n, f in known.items() if f.default is MISSING]
-    if required and not given:
-        problems.append(f"section [{name}] is missing; it needs {', '.join(required)}")
-        return None
-    found: list[str] = [unknown(k, tuple(known), f"key [{name}] %s") for k in table if k not in known]
-    found += [f"[{name}] {n} is missing: {known[n].metadata['help']}" for n in required if n not in table]
-    hints = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for k, value in table.items():
-        if k in known:
-            value = checked(f"[{name}] {k}", value, hints[k], known[k].metadata, found)
-            if value is not None:
-                values[k] = value
-    problems += found
-    return None if any(n not in values for n in required) else cls(**values)
 
 
 def _prompts(tables: Any, problems: list[str]) -> tuple[PromptConfig, ...]:
@@ -261,56 +252,39 @@ def _prompt(where: str, table: Any, problems: list[str]) -> PromptConfig | None:
     found = [unknown(k, PROMPT_KEYS, f"key {where} %s") for k in table if k not in PROMPT_KEYS]
     name = table.get("id")
     if not isinstance(name, str) or not ID.fullmatch(name):
-        rule = "1 to 64 letters, digits, '_', '.' or '-'"
-        found.append(
-            f"{where} id must be {rule}, not {shown(name)}" if "id" in table else f"{where} id is missing"
-        )
-    turns: tuple[Turn, ...] = ()
-    if ("text" in table) == ("turns" in table):
-        found.append(f"{where} needs either text or turns")
-    elif "turns" in table:
-        turns = _turns(where, table["turns"], found)
-    elif isinstance(table["text"], str) and table["text"].strip():
-        turns = (Turn("user", table["text"]),)
-    else:
-        found.append(f"{where} text must be a string that says something, not {shown(table['text'])}")
+        must = f"must be 1 to 64 letters, digits, '_', '.' or '-', not {shown(name)}"
+        found.append(f"{where} id {must if 'id' in table else 'is missing'}")
+    values: dict[str, Any] = dict(conversations(where, table, found))
+    if (cap := "max_field_chars") in table:
+        rule = next(f.metadata for f in fields(PromptConfig) if f.name == cap)
+        values[cap] = checked(f"{where} {cap}", table[cap], int, rule, found)
     problems += found
-    return None if found or not isinstance(name, str) else PromptConfig(name, turns)
-
-
-def _turns(where: str, items: Any, problems: list[str]) -> tuple[Turn, ...]:
-    if not isinstance(items, list):
-        problems.append(f"{where} turns must be a list, not {shown(items)}")
-        return ()
-    turns: list[Turn] = []
-    for item in items:
-        match list(item.items()) if isinstance(item, Mapping) else []:
-            case [(str(role), str(text))] if role in ROLES and text.strip():
-                turns.append(Turn(role, text))
-            case _:
-                each = " or ".join(f'{{{role} = "…"}}' for role in ROLES)
-                problems.append(f"{where} turns: each must be {each}, not {shown(item)}")
-    if len(turns) == len(items) and not (turns and turns[-1].role == "user"):
-        problems.append(f"{where} turns must end with a user turn")
-    return tuple(turns)
+    return None if found or not isinstance(name, str) else PromptConfig(name, **values)
 
 
 def _across(sections: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
-    """Rules that join keys."""
+    """Rules that join keys, of sections whose keys are right one by one."""
     problems = []
-    model = sections.get("model")
-    if model and is_hub_id(model) and not COMMIT.fullmatch(model.revision):
-        problems.append(
-            f"[model] revision must be the 40-digit commit of {model.path} on the hub, so that rows can be explained "
-            "(a folder is written with a leading ./)"
-        )
-    video = sections.get("video")
+    video, cluster, generation = map(sections.get, ("video", "cluster", "generation"))
     if video and video.fps and "frames" in raw["video"]:
         problems.append("[video] needs either frames or fps, not both")
-    cluster = sections.get("cluster")
     if cluster and cluster.gpus_per_replica > 1 and cluster.gpus_per_replica % 1:
         problems.append("[cluster] gpus_per_replica above 1 must be whole")
+    if generation:
+        problems += _generation(generation, raw.get("generation", {}))
     return problems
+
+
+def _generation(settings: GenerationConfig, given: Mapping[str, Any]) -> Iterator[str]:
+    """`given` are the keys that the job file has."""
+    if 0 < settings.temperature < COLDEST:
+        yield f"[generation] temperature must be 0 or at least {COLDEST:g}, not {settings.temperature:g}"
+    if settings.temperature == 0:
+        drawing = [name for name in ("top_k", "top_p", "seed") if name in given]
+        yield from (f"[generation] {name} needs a temperature above 0" for name in drawing)
+    if settings.min_new_tokens > settings.max_new_tokens:
+        least, most = settings.min_new_tokens, settings.max_new_tokens
+        yield f"[generation] min_new_tokens must be at most max_new_tokens ({most}), not {least}"
 
 
 def is_hub_id(model: ModelConfig) -> bool:

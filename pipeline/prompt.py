@@ -1,8 +1,8 @@
 """What is asked: a prompt's turns and an asset's text fields become chat messages in the hub's form.
 
 In a turn, `{name}` stands for the asset's text field of that name, `{name|default}` for the field or else the
-default, and `{{` and `}}` for braces. The pictures come first in the first user turn, as the checkpoints were
-trained.
+default, and `{{` and `}}` for braces. Pictures come before the text of the turn that shows them, as the checkpoints
+were trained: all of them in the first user turn, unless the turns say how many they show.
 
 Only the chat template writes special tokens. Whatever a turn says, after its fields are filled in, is text:
 inside each special token's spelling a zero-width space is put after the first character, so that a caption
@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from pipeline.config import PromptConfig
+from pipeline.config import MAX_FIELD_CHARS, PromptConfig
 from pipeline.errors import MediaError
 from pipeline.types import Code, Media, Turn
 
@@ -29,7 +29,7 @@ def problems(prompts: Sequence[PromptConfig], special: Sequence[str] = ()) -> tu
     """What is wrong with the prompts of a job, in words: stray braces, and spellings of the `special` tokens."""
     found = []
     for prompt in prompts:
-        text = "\n".join(turn.text for turn in prompt.turns)
+        text = "\n".join(turn.text for media in Media for turn in prompt.asked(media))
         where = f"[[prompt]] {prompt.id}"
         if any(match[0] in ("{", "}") for match in FIELD.finditer(text)):
             found.append(f"{where}: a field is {{name}} or {{name|default}}; write {{{{ and }}}} for braces")
@@ -40,27 +40,46 @@ def problems(prompts: Sequence[PromptConfig], special: Sequence[str] = ()) -> tu
 
 
 def messages(
-    turns: Sequence[Turn], media: Media, n_pictures: int, text: Mapping[str, str], special: Sequence[str] = ()
+    turns: Sequence[Turn],
+    media: Media,
+    n_pictures: int,
+    text: Mapping[str, str],
+    special: Sequence[str] = (),
+    max_field_chars: int = MAX_FIELD_CHARS,
 ) -> list[Message]:
-    """Chat-template messages: `n_pictures` image entries (or one video) and then text in the first user turn.
+    """Chat-template messages: in each user turn an entry for each image it shows (or one for the video), then text.
 
-    `text` has the asset's fields, `special` the spellings that must not become special tokens. MediaError
-    (missing_field) where a turn names a field that the asset lacks and gives no default.
+    `n_pictures` is how many images the asset has; a video is one whatever it is. `text` has the asset's fields, of
+    which `max_field_chars` characters are used, and `special` the spellings that must not become special tokens.
+    MediaError: missing_field where a turn names a field that the asset lacks and gives no default, image_count where
+    the turns say how many images they show and the asset has more or fewer.
     """
-    pictures: list[Message] = (
-        [{"type": "video"}] if media is Media.VIDEO else [{"type": "image"}] * n_pictures
-    )
+    video = media is Media.VIDEO
+    picture: Message = {"type": "video" if video else "image"}
     chat: list[Message] = []
-    for turn in turns:
-        said: list[Message] = [{"type": "text", "text": plain(filled(turn.text, text), special)}]
-        if turn.role == "user":
-            said, pictures = pictures + said, []
-        chat.append({"role": turn.role, "content": said})
+    for turn, n in zip(turns, _shown(turns, 1 if video else n_pictures), strict=True):
+        said = plain(filled(turn.text, text, max_field_chars), special)
+        chat.append({"role": turn.role, "content": [picture] * n + [{"type": "text", "text": said}]})
     return chat
 
 
-def filled(template: str, text: Mapping[str, str]) -> str:
-    """`template` with its fields from `text`; a stray brace stands for itself. MediaError (missing_field)."""
+def _shown(turns: Sequence[Turn], n_pictures: int) -> list[int]:
+    """How many pictures each turn shows: as the turns say, or else all of them in the first user turn."""
+    said = [turn.images for turn in turns]
+    if not any(said):
+        first = [turn.role for turn in turns].index("user")
+        return [n_pictures if i == first else 0 for i in range(len(turns))]
+    if sum(said) != n_pictures:
+        message = f"the prompt's turns show {sum(said)} images, and the asset has {n_pictures}"
+        raise MediaError(Code.IMAGE_COUNT, message)
+    return said
+
+
+def filled(template: str, text: Mapping[str, str], max_field_chars: int = MAX_FIELD_CHARS) -> str:
+    """`template` with its fields from `text`, each cut to `max_field_chars`; a stray brace stands for itself.
+
+    MediaError (missing_field) where a field is not in `text` and has no default.
+    """
 
     def value(match: re.Match[str]) -> str:
         name = match["name"]
@@ -71,7 +90,7 @@ def filled(template: str, text: Mapping[str, str]) -> str:
         if found is None:
             message = f"the asset has no text field {name!r}, and the prompt no default for it"
             raise MediaError(Code.MISSING_FIELD, message)
-        return found
+        return found[:max_field_chars]
 
     return FIELD.sub(value, template)
 

@@ -37,12 +37,12 @@ class Context:
 def part_table(captioned: Captioned, context: Context, created_at: datetime) -> pa.Table:
     """Rows of schema `PART` for every answer of a unit, in the order of the answers."""
     views = {v.position: v for v in captioned.views}
-    questions = {p.id: p.turns[-1].text for p in context.prompts}
+    prompts = {p.id: p for p in context.prompts}
     rows = []
     for answer in captioned.answers:
         asset = captioned.assets[answer.position]
         row = _identity(asset, captioned, context) | {"prompt_id": answer.prompt_id, "created_at": created_at}
-        rows.append(row | _outcome(answer, asset, views, questions))
+        rows.append(row | _outcome(answer, asset, views, prompts))
     return pa.Table.from_pylist(rows, schema=PART)
 
 
@@ -64,12 +64,14 @@ def _identity(asset: Asset, captioned: Captioned, context: Context) -> dict[str,
 
 
 def _outcome(
-    answer: Answer, asset: Asset, views: Mapping[int, View], questions: Mapping[str, str]
+    answer: Answer, asset: Asset, views: Mapping[int, View], prompts: Mapping[str, PromptConfig]
 ) -> dict[str, Any]:
     if isinstance(answer.outcome, Problem):
         return _failure(answer.outcome)
     assert answer.prompt_id is not None  # a caption always answers one prompt
-    return _caption(answer.outcome, asset, views[answer.position], questions[answer.prompt_id])
+    view = views[answer.position]
+    question = prompts[answer.prompt_id].asked(view.media)[-1].text
+    return _caption(answer.outcome, asset, view, question)
 
 
 def _failure(problem: Problem) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from pipeline.config import GenerationConfig, ImageConfig, ModelConfig, PromptCo
 class Checkpoint:
     """A checkpoint as it will be loaded.
 
-    `name` is the hub id or the folder's last name, `revision` the commit or "sha256:" and the weights digest,
-    `weights_sha256` the digest over the safetensors files (name, size and content, in name order) and
-    `processor_sha256` the same over the configuration, tokenizer, template and processor files.
+    `name` is the hub id or the folder's last name, `revision` the commit or "sha256:" and the weights digest.
+    `weights_sha256` is the sha256 over a line for each safetensors file that is loaded, in name order: name, 0 byte,
+    size, 0 byte, sha256 of the content. `processor_sha256` is the same over the configuration, tokenizer, template
+    and processor files.
     """
 
     name: str

@@ -197,7 +197,8 @@ class Sample:
     """An asset's pixels, ready for a vision tower.
 
     `crops` has shape (view.n_crops, tile, tile, 3), uint8 RGB, not normalised: for one image the base crop, then
-    tiles row by row; for several images one crop each (OneVision); for a video one frame each.
+    tiles row by row; for several images one crop each (OneVision), or each one's base and tiles in turn (NeXT:
+    `Geometry.n_crops` says how many); for a video one frame each.
     """
 
     view: View

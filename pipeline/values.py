@@ -1,4 +1,4 @@
-"""One key of the job file: its default, what it may be, and the words for a value that it may not be."""
+"""Sections and keys of the job file: defaults, what a value may be, and the words for one that it may not be."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, field
+from dataclasses import MISSING, field, fields
 from typing import Any, get_type_hints
 
 INT64 = 1 << 63  # TOML promises whole numbers of 64 bits, Python's parser takes any
 STRINGS = tuple[str, ...]
-KINDS = {str: "a string", int: "a whole number", float: "a number", STRINGS: "a list of one or more strings"}
+KINDS = {str: "a string", int: "a whole number", float: "a number", STRINGS: "a list of non-empty strings"}
 
 
 def key(
@@ -32,8 +32,7 @@ def checked(where: str, value: Any, kind: Any, rule: Mapping[str, Any], problems
     """The value as its section holds it; None, with a problem more, where it is not what the key may be."""
     if kind is float and type(value) is int and abs(value) < INT64:
         value = float(value)
-    wanted = None if _is(kind, value) else KINDS[kind]
-    wanted = wanted or _outside(value, rule)
+    wanted = _outside(value, rule) if _is(kind, value) else KINDS[kind]
     if wanted:
         problems.append(f"{where} must be {wanted}, not {shown(value)}")
         return None
@@ -42,9 +41,7 @@ def checked(where: str, value: Any, kind: Any, rule: Mapping[str, Any], problems
 
 def _is(kind: Any, value: Any) -> bool:
     if kind == STRINGS:
-        return (
-            isinstance(value, list) and bool(value) and all(isinstance(v, str) and v.strip() for v in value)
-        )
+        return isinstance(value, list) and all(isinstance(v, str) and v for v in value)
     if type(value) is not kind:
         return False
     return kind is str or abs(value) < INT64  # so that nan and inf are no numbers
@@ -54,6 +51,8 @@ def _outside(value: Any, rule: Mapping[str, Any]) -> str | None:
     """What a value of the right type should be, or None where it is."""
     if isinstance(value, str) and rule["needed"] and not value.strip():
         return "a string that says something"
+    if isinstance(value, list) and rule["needed"] and not (value and all(v.strip() for v in value)):
+        return "a list of one or more strings that say something"
     if rule["choices"] and value not in rule["choices"]:
         return " or ".join(map(shown, rule["choices"]))
     if isinstance(value, int | float):
@@ -77,6 +76,29 @@ def unknown(name: str, known: Sequence[str], where: str) -> str:
     """The problem of a name that is not among `known`, with the nearest that is; `where` has a %s for names."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
     return f"unknown {where % name}; did you mean {near}?"
+
+
+def section(name: str, cls: type, table: Any, problems: list[str]) -> Any | None:
+    """The dataclass `cls` made from its TOML table (None: not in the file); None where required keys are not right."""
+    known = {f.name: f for f in fields(cls)}
+    required = [n for n, f in known.items() if f.default is MISSING]
+    if table is None and required:
+        problems.append(f"section [{name}] is missing; it needs {', '.join(required)}")
+        return None
+    if table is not None and not isinstance(table, Mapping):
+        problems.append(f"[{name}] must be a table")
+        return None
+    given = table or {}
+    problems += [unknown(k, tuple(known), f"key [{name}] %s") for k in given if k not in known]
+    problems += [f"[{name}] {n} is missing: {known[n].metadata['help']}" for n in required if n not in given]
+    hints = get_type_hints(cls)
+    parsed = {
+        k: checked(f"[{name}] {k}", value, hints[k], known[k].metadata, problems)
+        for k, value in given.items()
+        if k in known
+    }
+    values = {k: value for k, value in parsed.items() if value is not None}
+    return None if any(n not in values for n in required) else cls(**values)
 
 
 def override(raw: dict[str, Any], item: str, sections: Mapping[str, type]) -> str | None:

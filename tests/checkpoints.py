@@ -1,4 +1,7 @@
-"""A tiny random-weight OneVision in hub layout, and transformers' own processor and model as the oracle."""
+"""A tiny random-weight OneVision of 72 px for fast tests, and transformers' own processor and model as the oracle.
+
+`tests.families` has one checkpoint of each family, with the families' real settings; the oracle serves them all.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForImageTextToText,
     AutoTokenizer,
     GenerationConfig,
+    LlavaNextProcessor,
     LlavaOnevisionConfig,
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionProcessor,
@@ -29,8 +34,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.processing_utils import ProcessorMixin
 
 from pipeline.anyres import Geometry
-from pipeline.prompt import messages
 from pipeline.types import Media, Pixels, Sample, Size, Turn, View
+from tests.families.catalogue import save_weights
 
 TILE = 72
 PATCHES = 5  # a side: 72 // 14
@@ -87,8 +92,7 @@ def write(folder: Path, *, hub_names: bool = True, seed: int = 0) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if hub_names:
-        file = folder / "model.safetensors"
-        save_file({hub_name(k): v for k, v in load_file(file).items()}, file, {"format": "pt"})
+        save_weights(model, folder)
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR))
     (folder / "processor_config.json").write_text(json.dumps(PROCESSOR))
     (folder / "chat_template.jinja").write_text(TEMPLATE)
@@ -148,22 +152,24 @@ def _config(tokenizer: PreTrainedTokenizerFast) -> LlavaOnevisionConfig:
     )
 
 
-def hub_name(name: str) -> str:
-    """The hub's name of a weight that transformers 5 saves as `name`."""
-    return name.replace("vision_tower.", "vision_tower.vision_model.")
-
-
 class ImageOnlyProcessor(LlavaOnevisionProcessor):
     """transformers' processor without the video processor, which wants torchvision."""
 
-    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None = None) -> None:
-        self.num_image_tokens = PROCESSOR["num_image_tokens"]
-        self.vision_feature_select_strategy = "full"
-        self.vision_aspect_ratio = "anyres_max_9"
-        self.image_token, self.video_token = "<image>", "<video>"
-        self.image_token_id = tokenizer.convert_tokens_to_ids("<image>")
-        self.video_token_id = tokenizer.convert_tokens_to_ids("<video>")
-        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+    def __init__(self, image_processor: Any, tokenizer: Any, files: dict[str, Any]) -> None:
+        self.num_image_tokens = files["num_image_tokens"]
+        self.vision_feature_select_strategy = files["vision_feature_select_strategy"]
+        self.vision_aspect_ratio = files.get("vision_aspect_ratio", "anyres_max_9")
+        self.image_token, self.video_token = files["image_token"], files["video_token"]
+        self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
+        self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
+        ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=files["chat_template"])
+
+    @classmethod
+    def read(cls, folder: Path) -> ImageOnlyProcessor:
+        """From a checkpoint's files."""
+        files, _ = LlavaOnevisionProcessor.get_processor_dict(folder)
+        pil = LlavaOnevisionImageProcessorPil.from_pretrained(folder)
+        return cls(pil, AutoTokenizer.from_pretrained(folder), files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,27 +184,38 @@ class Asked:
         """The asset as our preprocessor hands it on."""
         pictures = [Image.fromarray(p) for p in self.pictures]
         sizes = tuple(Size(*p.size) for p in pictures)
-        cuts = {Media.IMAGE: geometry.crops, Media.IMAGES: geometry.square, Media.VIDEO: geometry.frame}
-        crops = np.concatenate([cuts[self.media](p) for p in pictures])
+        crops = np.concatenate([geometry.cut(p, self.media) for p in pictures])
         seconds = tuple(map(float, range(len(crops)))) if self.media is Media.VIDEO else ()
         grid = geometry.grid(sizes[0]) if self.media is Media.IMAGE else (0, 0)
         own = sizes[:1] if self.media is Media.VIDEO else sizes
         return Sample(View(position, self.media, f"{position:064x}", own, grid, len(crops), seconds), crops)
+
+    def chat(self) -> list[dict[str, Any]]:
+        """The conversation as the hub's model cards write it; without `Turn.images` the first user turn has all."""
+        first = next(i for i, turn in enumerate(self.turns) if turn.role == "user")
+        whole = 1 if self.media is Media.VIDEO else len(self.pictures)
+        shown = [turn.images for turn in self.turns]
+        shown = shown if any(shown) else [whole * (i == first) for i in range(len(self.turns))]
+        part = {"type": "video" if self.media is Media.VIDEO else "image"}
+        return [
+            {"role": turn.role, "content": [part] * n + [{"type": "text", "text": turn.text}]}
+            for turn, n in zip(self.turns, shown, strict=True)
+        ]
 
 
 class Oracle:
     """transformers' processor (PIL) and `generate`, one asset at a time, in float32."""
 
     def __init__(self, folder: Path) -> None:
-        pil = LlavaOnevisionImageProcessorPil.from_pretrained(folder)
-        template = (folder / "chat_template.jinja").read_text()
-        self.processor: Any = ImageOnlyProcessor(pil, AutoTokenizer.from_pretrained(folder), template)
-        self.model: Any = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        self.model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+        onevision = self.model.config.model_type == "llava_onevision"
+        self.processor: Any = (
+            ImageOnlyProcessor.read(folder) if onevision else LlavaNextProcessor.from_pretrained(folder)
+        )
 
     def inputs(self, asked: Asked) -> dict[str, Any]:
         """What transformers makes of it: input_ids, pixel values and the rest, for a batch of one."""
-        chat = messages(asked.turns, asked.media, len(asked.pictures), {})
-        text = self.processor.apply_chat_template(chat, add_generation_prompt=True)
+        text = self.processor.apply_chat_template(asked.chat(), add_generation_prompt=True)
         if asked.media is Media.VIDEO:
             return self._video(text, asked.pictures)
         images = [Image.fromarray(p) for p in asked.pictures]
@@ -221,10 +238,19 @@ class Oracle:
 
     def greedy(self, asked: Asked, max_new_tokens: int) -> tuple[int, ...]:
         """The token ids that `generate` adds, the end-of-sequence token included."""
-        inputs = self.inputs(asked)
+        return self.continued(self.inputs(asked), max_new_tokens)
+
+    def continued(self, inputs: dict[str, Any], max_new_tokens: int) -> tuple[int, ...]:
+        """The same for what `inputs` gave."""
         with torch.inference_mode():
             out = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return tuple(out[0, inputs["input_ids"].shape[1] :].tolist())
+
+
+def crops(inputs: dict[str, Any]) -> npt.NDArray[np.float64]:
+    """The normalised crops (n, 3, tile, tile) of an oracle's inputs in order, without those of zeros that pad them."""
+    pixels = inputs["pixel_values_videos" if "pixel_values_videos" in inputs else "pixel_values"]
+    return np.stack([crop for image in np.asarray(pixels, np.float64) for crop in image if crop.any()])
 
 
 def picture(seed: int, width: int, height: int) -> Pixels:

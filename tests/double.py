@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from pipeline.config import GenerationConfig, PromptConfig, read
-from pipeline.prompt import filled
+from pipeline.prompt import messages
 from pipeline.types import Caption, Finish, Request, Sample
 
 if TYPE_CHECKING:
@@ -35,11 +35,15 @@ class Double:
     delay_s: float = 0.0
 
     def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
-        """A prompt whose length depends on the sample. MediaError where it names a field that the asset lacks."""
-        for turn in prompt.turns:
-            filled(turn.text, text)
-        length = 8 * len(sample.crops) + int(sample.view.sha256[:2], 16)
+        """A prompt whose length depends on the sample. MediaError: missing_field, image_count."""
+        view = sample.view
+        messages(prompt.asked(view.media), view.media, len(view.sizes), text)
+        length = 8 * len(sample.crops) + int(view.sha256[:2], 16)
         return Request(sample, prompt.id, (7,) * length, 8 * len(sample.crops))
+
+    def batch_tokens(self, settings: GenerationConfig) -> int:
+        """What the settings say."""
+        return settings.batch_tokens
 
     def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
         """What `said` says for each request."""

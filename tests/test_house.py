@@ -19,6 +19,8 @@ ROOMS = ("pipeline", "actors", "jobs")  # a room imports itself and those before
 HEAVY = {
     "actors/replica.py",
     "actors/decoding.py",
+    "actors/loading.py",
+    "actors/sampling.py",
     "jobs/demo/accuracy.py",
     "jobs/demo/hub.py",
     "jobs/demo/lesson.py",

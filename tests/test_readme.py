@@ -38,11 +38,13 @@ def test_the_sample_job_file_is_valid() -> None:
     assert config.read(blocks[0]).problems == ()
 
 
-def test_the_sample_conversation_is_valid() -> None:
-    blocks = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    whole = re.sub(r"\[\[prompt\]\].*?\n\n", blocks[1] + "\n", blocks[0], flags=re.DOTALL)
+def test_the_sample_prompts_are_valid() -> None:
+    first, *others = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    prompts = "\n".join(block for block in others if "[[prompt]]" in block)
+    whole = config.read(f"{first}\n{prompts}")
 
-    assert config.read(whole).problems == ()
+    assert whole.problems == ()
+    assert [p.id for p in whole.prompts] == ["detailed", "title", "by-kind"]
 
 
 @pytest.mark.parametrize("schema", [CAPTIONS, FAILURES], ids=["captions", "failures"])

@@ -57,16 +57,13 @@ class RightPadded(Decoder):
 def sample(geometry: Geometry, position: int, pictures: Sequence[np.ndarray], kind: Kind) -> Sample:
     """Upright uint8 pictures as the preprocessor would have made them."""
     images = [Image.fromarray(picture) for picture in pictures]
-    sizes = tuple(Size(*image.size) for image in images)
-    grid, times = (0, 0), tuple[float, ...]()
-    if kind == "image":
-        crops, grid = geometry.crops(images[0]), geometry.grid(sizes[0])
-    else:
-        cut = geometry.square if kind == "images" else geometry.frame
-        crops = np.concatenate([cut(image) for image in images])
-    if kind == "video":
+    media, sizes = Media(kind), tuple(Size(*image.size) for image in images)
+    crops = np.concatenate([geometry.cut(image, media) for image in images])
+    grid = geometry.grid(sizes[0]) if media is Media.IMAGE else (0, 0)
+    times = tuple[float, ...]()
+    if media is Media.VIDEO:
         sizes, times = sizes[:1], tuple(0.25 * i for i in range(len(images)))
-    return Sample(View(position, Media(kind), f"{position:064x}", sizes, grid, len(crops), times), crops)
+    return Sample(View(position, media, f"{position:064x}", sizes, grid, len(crops), times), crops)
 
 
 def turned(one: Scene) -> Scene:

@@ -39,16 +39,22 @@ SETTINGS = GenerationConfig(max_new_tokens=8, batch_tokens=400, batch_size=8)
 
 
 class Echo:
-    """Says digest and prompt id; prompts are as long as the digest says; holds `room` requests at once."""
+    """Says digest and prompt id; prompts are as long as the digest says.
 
-    def __init__(self, room: int = 1000) -> None:
-        self.room = room
+    It knows that it `holds` so many tokens at once, and runs out of memory where there are more than `room` requests.
+    """
+
+    def __init__(self, room: int = 1000, holds: int = 1 << 20) -> None:
+        self.room, self.holds = room, holds
         self.calls: list[int] = []
 
     def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
         if prompt.id in text:
             raise MediaError(Code.MISSING_FIELD, f"no {prompt.id}")
         return Request(sample, prompt.id, (7,) * int(sample.view.sha256[:4], 16), 5)
+
+    def batch_tokens(self, settings: GenerationConfig) -> int:
+        return min(settings.batch_tokens, self.holds)
 
     def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
         self.calls.append(len(requests))
@@ -118,6 +124,45 @@ def test_a_prompt_that_cannot_be_asked_is_a_problem_of_that_prompt_alone() -> No
     ]
 
 
+def test_a_sample_is_asked_only_what_is_asked_about_its_kind() -> None:
+    turns = PROMPTS[0].turns
+    prompts = (
+        PromptConfig("all", turns),
+        PromptConfig("clips", video=turns),
+        PromptConfig("photos", image=turns),
+    )
+
+    captioned = Captioner(Echo, prompts, SETTINGS).caption(unit([30, 40]))
+
+    assert [(a.position, a.prompt_id) for a in captioned.answers] == [
+        (0, "all"),
+        (0, "photos"),
+        (1, "all"),
+        (1, "photos"),
+    ]
+
+
+def test_a_sample_that_nobody_asks_about_is_one_problem_under_no_prompt() -> None:
+    prompts = [PromptConfig("clips", video=PROMPTS[0].turns), PromptConfig("sets", images=PROMPTS[0].turns)]
+    prepared = unit([30, 0])
+
+    captioned = Captioner(Echo, prompts, SETTINGS).caption(prepared)
+
+    nobody = Problem(Stage.PROMPT, Code.NO_PROMPT, "no prompt of the job asks about single images")
+    assert captioned.answers == (
+        Answer(0, captioned.views[0].sha256, None, nobody),
+        *prepared.problems,
+    )
+
+
+def test_batches_are_no_larger_than_the_generator_holds() -> None:
+    echo = Echo(holds=120)
+
+    Captioner(lambda: echo, PROMPTS[:1], SETTINGS).caption(unit([40] * 8))
+
+    assert echo.calls == [3, 3, 2]
+
+
 def test_a_batch_is_halved_until_it_fits() -> None:
     echo = Echo(room=3)
 
@@ -141,15 +186,15 @@ def test_prompts_of_a_sample_stay_in_one_batch() -> None:
         for prompt in PROMPTS
     ]
 
-    found = [[r.sample.view.position for r in batch] for batch in batches(requests, SETTINGS)]
+    found = [[r.sample.view.position for r in batch] for batch in batches(requests, 400, 8)]
 
     assert found == [[3, 3], [1, 1, 2, 2], [4, 4, 0, 0, 5, 5]]
 
 
-def test_prompts_of_a_sample_that_exceed_the_settings_are_divided_into_consecutive_batches() -> None:
+def test_prompts_of_a_sample_that_exceed_the_bounds_are_divided_into_consecutive_batches() -> None:
     prompts = [PromptConfig(str(i), PROMPTS[0].turns) for i in range(5)]
     requests = [Echo().encode(sample, p, {}) for sample in unit([190, 180]).samples for p in prompts]
 
-    found = [[r.sample.view.position for r in batch] for batch in batches(requests, SETTINGS)]
+    found = [[r.sample.view.position for r in batch] for batch in batches(requests, 400, 8)]
 
     assert found == [[0, 0], [0, 0], [0], [1, 1], [1, 1], [1]]

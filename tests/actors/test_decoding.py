@@ -76,7 +76,7 @@ def mixed() -> list[Asked]:
 def run(replica: Replica, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
     """The captions of `requests`, generated in buckets, in the order of their samples."""
     found: dict[int, Caption] = {}
-    for batch in batches(requests, settings):
+    for batch in batches(requests, settings.batch_tokens, settings.batch_size):
         for request, caption in zip(batch, replica.generate(batch, settings), strict=True):
             found[request.sample.view.position] = caption
     return [found[position] for position in sorted(found)]

@@ -23,6 +23,7 @@ from pipeline.video import n_samples
 from tests.films import Film
 
 GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
+NEXT = Geometry.from_checkpoint({"model_type": "llava_next"}, {"size": 336, "crop_size": 336}, None)
 VIDEO = VideoConfig(frames=4)
 
 
@@ -144,3 +145,46 @@ def test_another_size_than_was_indexed_is_noticed(
 
     assert found.code is Code.CONTENT_CHANGED
     assert "48" in found.message
+
+
+def test_several_images_are_each_tiled_where_the_checkpoint_does_so(tmp_path: Path, sandbox: Sandbox) -> None:
+    members = {"b.0.png": photo(640, 480, "PNG"), "b.1.png": photo(100, 300, "PNG")}
+    shard, assets = indexed(tar(tmp_path / "s.tar", members), sandbox)
+    with Preprocessor(ImageConfig(), VIDEO, NEXT) as preprocessor:
+        (sample,) = preprocessor.prepare(unit(shard, assets), assets).samples
+
+    sizes = (Size(640, 480), Size(100, 300))
+    assert (sample.view.media, sample.view.sizes, sample.view.grid) == (Media.IMAGES, sizes, (0, 0))
+    assert len(sample.crops) == sum(NEXT.n_crops(Media.IMAGES, sizes, 0)) == sample.view.n_crops
+    for i, (name, start) in enumerate((("b.0.png", 0), ("b.1.png", 5))):
+        with Image.open(io.BytesIO(members[name])) as picture:
+            crops = NEXT.crops(picture)
+        np.testing.assert_array_equal(sample.crops[start:][: len(crops)], crops, f"image {i}")
+
+
+def test_a_video_is_a_failure_where_the_checkpoint_takes_images_only(
+    tmp_path: Path, sandbox: Sandbox
+) -> None:
+    """It is not decoded, nor read: what is wrong with its bytes does not matter."""
+    members = {"a.jpg": photo(64, 48), "c.mp4": Film().data()}
+    shard, assets = indexed(tar(tmp_path / "s.tar", members), sandbox)
+    (film,) = assets[1].members
+    assets[1] = replace(assets[1], members=(replace(film, offset=shard.bytes + 1),))
+    with Preprocessor(ImageConfig(), VIDEO, NEXT) as preprocessor:
+        prepared = preprocessor.prepare(unit(shard, assets), assets)
+    found = problem(prepared)
+
+    assert [s.view.position for s in prepared.samples] == [0]
+    assert (found.stage, found.code) == (Stage.PROMPT, Code.UNSUPPORTED_MEDIA)
+    assert "images only" in found.message
+    assert "llava_onevision" in found.message
+    assert (prepared.problems[0].position, prepared.problems[0].sha256) == (1, assets[1].sha256)
+    assert prepared.assets == tuple(assets)
+
+
+def test_a_video_that_the_index_could_not_read_keeps_that_problem(tmp_path: Path, sandbox: Sandbox) -> None:
+    shard, assets = indexed(tar(tmp_path / "s.tar", {"c.mp4": Film().data()[:200]}), sandbox)
+    with Preprocessor(ImageConfig(), VIDEO, NEXT) as preprocessor:
+        found = problem(preprocessor.prepare(unit(shard, assets), assets))
+
+    assert found.stage is Stage.INDEX

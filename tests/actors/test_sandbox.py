@@ -26,6 +26,7 @@ from pipeline.errors import MediaError, RunError
 from pipeline.types import Code, Media, Size
 
 GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
+NEXT = Geometry.from_checkpoint({"model_type": "llava_next"}, {"size": 336, "crop_size": 336}, None)
 VIDEO = VideoConfig(timeout_s=20.0)
 poisoned: list[bytes] = []
 
@@ -112,6 +113,17 @@ def test_several_images_are_one_crop_each_in_order(honest: Sandbox) -> None:
     assert seen.facts == (Size(64, 48), Size(20, 10), Size(64, 48))
     assert (seen.crops[0] == seen.crops[2]).all()
     assert (seen.crops[0] != seen.crops[1]).any()
+
+
+def test_several_images_are_each_tiled_where_the_checkpoint_does_so() -> None:
+    """Twice the most crops that one image can have: the bound on the answer counts the images."""
+    data = photo(700, 700)
+    with Sandbox(ImageConfig(), VIDEO, NEXT) as sandbox:
+        seen = sandbox.view(Media.IMAGES, [data, data])
+
+    expected = NEXT.crops(image.decode(data, ImageConfig()))
+    np.testing.assert_array_equal(seen.crops, np.concatenate([expected, expected]))
+    assert (len(expected), seen.grid) == (5, (0, 0))
 
 
 def test_probing_gives_the_facts(honest: Sandbox) -> None:

@@ -157,13 +157,29 @@ def test_a_folder_without_a_checkpoint_is_a_problem(folder: Path) -> None:
 def test_a_checkpoint_of_another_kind_is_a_problem(folder: Path) -> None:
     (folder / "checkpoint/config.json").write_text('{"model_type": "qwen2"}')
 
-    assert "not llava_onevision" in problems(job(folder))[0]
+    assert "llava_onevision" in problems(job(folder))[0]
 
 
 def test_flash_attention_without_its_package_is_a_problem(folder: Path) -> None:
     attention = job(folder).replace("[[prompt]]", 'attention = "flash_attention_2"\n[[prompt]]')
 
     assert "flash-attn" in problems(attention)[0]
+
+
+def test_what_the_machine_lacks_is_said_beside_what_the_checkpoint_lacks(folder: Path) -> None:
+    (folder / "checkpoint/tokenizer.json").unlink()
+    wrong = job(folder, more="[cluster]\ngpus_per_replica = 0")
+
+    found = problems(wrong.replace("[[prompt]]", 'attention = "flash_attention_2"\n[[prompt]]'))
+
+    lacking = ("flash-attn", "a GPU", "tokenizer.json is missing")
+    assert all(part in p for part, p in zip(lacking, found, strict=True))
+
+
+def test_the_recipe_of_quantized_weights_names_their_software(folder: Path) -> None:
+    quantized = job(folder).replace("[[prompt]]", 'quantization = "int8"\n[[prompt]]')
+
+    assert "bitsandbytes" in check(read(quantized)).recipe.software
 
 
 def test_an_address_of_an_unknown_kind_is_a_problem(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The geometry of a checkpoint: its configuration, its grids, its token arithmetic."""
+"""The geometry of a checkpoint: its grids, its crops, its token arithmetic."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.anyres import CLIP_MEAN, DEFAULT_PINPOINTS, Geometry
-from pipeline.errors import ConfigError
+from pipeline.anyres import Geometry
 from pipeline.types import Cost, Media, Size
 
 CONFIG: dict[str, Any] = {"model_type": "llava_onevision"}
 REAL = Geometry.from_checkpoint(CONFIG, {}, None)
+NEXT = Geometry.from_checkpoint({"model_type": "llava_next"}, {"size": 336, "crop_size": 336}, None)
 
 
 def small() -> Geometry:
@@ -27,12 +27,6 @@ def small() -> Geometry:
     return Geometry.from_checkpoint(
         CONFIG | {"vision_config": vision, "image_grid_pinpoints": pinpoints}, processor, processor
     )
-
-
-def test_what_a_checkpoint_leaves_out_is_as_in_transformers() -> None:
-    assert (REAL.tile, REAL.patches, REAL.max_tiles, REAL.image_filter) == (384, 27, 9, 3)
-    assert len(REAL.pinpoints) == 36
-    assert REAL.mean == CLIP_MEAN
 
 
 def test_a_geometry_can_be_told_from_another_and_used_as_a_key() -> None:
@@ -59,6 +53,53 @@ def test_a_geometry_can_be_told_from_another_and_used_as_a_key() -> None:
 )
 def test_an_image_costs_what_the_table_says(width: int, height: int, crops: int, tokens: int) -> None:
     assert REAL.cost(Media.IMAGE, [Size(width, height)], 0) == Cost(tokens, crops, crops * 384 * 384 * 3)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "crops", "tokens"),
+    [  # computed independently, with transformers' processor
+        (336, 336, 3, 1176),
+        (400, 300, 3, 1368),
+        (640, 480, 5, 2340),
+        (1000, 300, 4, 2182),
+        (300, 1000, 4, 2232),
+        (4000, 3000, 5, 2340),
+        (6000, 1, 3, 576),
+        (1, 4000, 3, 600),
+    ],
+)
+def test_an_image_costs_what_the_table_says_for_next(
+    width: int, height: int, crops: int, tokens: int
+) -> None:
+    assert NEXT.cost(Media.IMAGE, [Size(width, height)], 0) == Cost(tokens, crops, crops * 336 * 336 * 3)
+
+
+def test_several_images_cost_as_much_as_each_alone_where_each_is_tiled() -> None:
+    sizes = [Size(640, 480), Size(1000, 300)]
+
+    assert NEXT.tokens(Media.IMAGES, sizes, 0) == (2340, 2182)
+    assert NEXT.n_crops(Media.IMAGES, sizes, 0) == (5, 4)
+    assert NEXT.cost(Media.IMAGES, sizes, 0) == Cost(4522, 9, 9 * 336 * 336 * 3)
+
+
+def test_a_clip_costs_nothing_where_no_videos_are_taken() -> None:
+    assert NEXT.cost(Media.VIDEO, [Size(1920, 1080)], 16) == Cost(0, 0, 0)
+
+
+def test_a_clip_has_one_placeholder_and_a_crop_a_frame() -> None:
+    assert REAL.tokens(Media.VIDEO, [Size(1920, 1080)], 16) == (3137,)
+    assert REAL.n_crops(Media.VIDEO, [Size(1920, 1080)], 16) == (1,) * 16
+
+
+def test_each_kind_of_asset_is_cut_as_its_checkpoint_cuts_it() -> None:
+    picture = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
+    cuts = {(g.tile, media): g.cut(picture, media) for g in (REAL, NEXT) for media in Media}
+
+    np.testing.assert_array_equal(cuts[384, Media.IMAGE], REAL.crops(picture))
+    np.testing.assert_array_equal(cuts[384, Media.IMAGES], REAL.square(picture))
+    np.testing.assert_array_equal(cuts[384, Media.VIDEO], REAL.frame(picture))
+    np.testing.assert_array_equal(cuts[336, Media.IMAGE], NEXT.crops(picture))
+    np.testing.assert_array_equal(cuts[336, Media.IMAGES], NEXT.crops(picture))
 
 
 def test_several_images_cost_a_tile_and_a_newline_each() -> None:
@@ -117,47 +158,3 @@ def test_a_frame_is_squashed() -> None:
 def test_a_long_strip_does_not_take_a_square_of_memory() -> None:
     """Of 60,000 x 60,000 pixels, 14 GB, strips hold 60 MB at a time."""
     assert REAL.square(Image.new("RGB", (60_000, 2), "white")).shape == (1, 384, 384, 3)
-
-
-@pytest.mark.parametrize(
-    ("config", "preprocessor", "video", "word"),
-    [
-        ({"model_type": "llava_next"}, {}, None, "llava_next"),
-        ({}, {}, None, "llava_onevision"),
-        (CONFIG, {"image_grid_pinpoints": [[384, 384]]}, None, "disagree"),
-        (
-            CONFIG | {"image_grid_pinpoints": [[400, 384]]},
-            {"image_grid_pinpoints": [[400, 384]]},
-            None,
-            "multiples",
-        ),
-        (CONFIG, {"size": {"height": 336, "width": 336}}, None, "384 x 384"),
-        (CONFIG, {"do_rescale": False}, None, "do_rescale"),
-        (CONFIG, {"rescale_factor": 1.0}, None, "rescale_factor"),
-        (CONFIG, {}, {"image_mean": (0.5, 0.5, 0.5)}, "image_mean"),
-        (CONFIG, {}, {"size": {"height": 336, "width": 336}}, "size"),
-        (CONFIG | {"vision_aspect_ratio": "pad"}, {}, None, "vision_aspect_ratio"),
-        (CONFIG | {"vision_feature_select_strategy": "default"}, {}, None, "select_strategy"),
-    ],
-)
-def test_what_cannot_be_done_right_is_refused(
-    config: dict[str, Any], preprocessor: dict[str, Any], video: dict[str, Any] | None, word: str
-) -> None:
-    with pytest.raises(ConfigError, match=word):
-        Geometry.from_checkpoint(config, preprocessor, video)
-
-
-def test_every_reason_is_named_at_once() -> None:
-    with pytest.raises(ConfigError) as caught:
-        Geometry.from_checkpoint(CONFIG, {"do_resize": False, "image_grid_pinpoints": [[384, 384]]}, None)
-
-    assert len(caught.value.problems) == 2
-
-
-def test_the_default_pinpoints_are_transformers() -> None:
-    from transformers import LlavaOnevisionConfig
-
-    config = LlavaOnevisionConfig().to_dict()
-
-    assert config["image_grid_pinpoints"] == DEFAULT_PINPOINTS
-    assert (config["vision_config"]["image_size"], config["vision_config"]["patch_size"]) == (384, 14)

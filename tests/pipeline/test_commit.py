@@ -19,7 +19,7 @@ from pipeline.types import Answer, Captioned, Problem
 from tests import made
 
 METADATA = {"captionmill.run_id": "run0", "captionmill.software.torch": "2.13.0"}
-IDS = [p.id for p in made.PROMPTS]
+TURNS = made.PROMPTS[0].turns
 Change = Callable[[Captioned], Captioned]
 
 
@@ -111,27 +111,62 @@ def test_a_broken_unit_is_refused_and_nothing_is_written(tmp_path: Path, breaks:
 
 def test_a_swapped_answer_is_named_with_its_asset() -> None:
     with pytest.raises(IntegrityError, match=f"{made.asset(0, 0).asset_id}.*other bytes"):
-        check(swapped(made.captioned()), IDS)
+        check(swapped(made.captioned()), made.PROMPTS)
 
 
 def test_a_failure_of_one_prompt_beside_a_caption_of_the_other_is_whole() -> None:
     unit = made.captioned(count=1)
     failure = Answer(0, unit.assets[0].sha256, "long", made.PROBLEM)
 
-    check(replace(unit, answers=(unit.answers[0], failure)), IDS)
+    check(replace(unit, answers=(unit.answers[0], failure)), made.PROMPTS)
+
+
+PER_KIND = (replace(made.PROMPTS[0], turns=(), video=TURNS), replace(made.PROMPTS[1], turns=(), images=TURNS))
+DUE = {0: None, 1: "long", 2: "short"}  # an image, several images, a clip
+
+
+def per_kind() -> Captioned:
+    """A unit in which each asset has the one answer that `PER_KIND` asks for; about the image there is none."""
+    unit = made.captioned(count=3)
+    kept = [a for a in unit.answers if a.prompt_id == DUE[a.position]]
+    return replace(unit, answers=(Answer(0, unit.assets[0].sha256, None, made.PROBLEM), *kept))
+
+
+def test_an_asset_has_an_answer_from_each_prompt_that_asks_about_its_kind() -> None:
+    check(per_kind(), PER_KIND)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_an_asset_that_lacks_what_is_due_to_its_kind_is_lost(position: int) -> None:
+    unit = per_kind()
+    kept = tuple(a for a in unit.answers if a.position != position)
+
+    with pytest.raises(IntegrityError, match=unit.assets[position].asset_id):
+        check(replace(unit, answers=kept), PER_KIND)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_an_answer_to_a_prompt_that_does_not_ask_about_the_kind_is_refused(position: int) -> None:
+    unit = per_kind()
+    other = next(
+        a for a in made.captioned(count=3).answers if a.position == position and a.prompt_id != DUE[position]
+    )
+
+    with pytest.raises(IntegrityError, match=unit.assets[position].asset_id):
+        check(replace(unit, answers=(*unit.answers, other)), PER_KIND)
 
 
 def test_answers_may_come_in_any_order() -> None:
     unit = made.captioned(failed=(1,))
 
-    check(replace(unit, answers=unit.answers[::-1]), IDS)
+    check(replace(unit, answers=unit.answers[::-1]), made.PROMPTS)
 
 
 def test_assets_that_could_not_be_read_have_no_digest_to_compare() -> None:
     unit = made.captioned(count=1, failed=(0,))
     asset = replace(unit.assets[0], sha256="")
 
-    check(replace(unit, assets=(asset,), answers=(Answer(0, "", None, made.PROBLEM),)), IDS)
+    check(replace(unit, assets=(asset,), answers=(Answer(0, "", None, made.PROBLEM),)), made.PROMPTS)
 
 
 def test_a_unit_becomes_one_part_under_its_own_name(tmp_path: Path) -> None:

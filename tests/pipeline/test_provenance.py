@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.columns import CAPTIONS, FAILURES, PART
 from pipeline.provenance import NAMESPACE, part_table
-from pipeline.types import Answer, Captioned, Code, Finish, Problem, Stage
+from pipeline.types import Answer, Captioned, Code, Finish, Problem, Stage, Turn
 from tests import made
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -182,6 +182,19 @@ def test_an_echo_is_of_the_prompt_that_was_asked() -> None:
     said = replace(made.caption(made.asset(0, 0), "long"), text="Describe the image in detail.")
 
     assert (answered(said)["flags"], answered(said, "short")["flags"]) == (["prompt_echo"], [])
+
+
+def test_an_echo_is_of_the_conversation_about_the_kind_of_asset() -> None:
+    prompt = replace(made.PROMPTS[1], video=(Turn("user", "What happens in the clip?"),))
+    context = replace(made.CONTEXT, prompts=(made.PROMPTS[0], prompt))
+    unit = made.captioned(count=3)
+    said = replace(made.caption(unit.assets[0], "long"), text="What happens in the clip?")
+    both = tuple(Answer(i, unit.assets[i].sha256, "long", said) for i in (0, 2))
+
+    table = part_table(replace(unit, answers=both), context, NOW)
+
+    assert table["media"].to_pylist() == ["image", "video"]
+    assert table["flags"].to_pylist() == [[], ["prompt_echo"]]
 
 
 @pytest.mark.parametrize("overflow", [float("nan"), float("-inf")])

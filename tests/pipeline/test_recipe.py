@@ -67,7 +67,8 @@ def test_the_recipe_file_is_json_with_every_section() -> None:
     written = json.loads(RECIPE.to_json())
 
     assert sorted(written) == ["checkpoint", "generation", "image", "model", "prompts", "software", "video"]
-    assert written["prompts"][1]["turns"] == [{"role": "user", "text": "Describe the image in detail."}]
+    (turn,) = written["prompts"][1]["turns"]
+    assert (turn["role"], turn["text"]) == ("user", "Describe the image in detail.")
 
 
 def test_the_recipe_id_is_sixteen_hex_digits() -> None:

@@ -1,0 +1,142 @@
+"""Several prompts about one asset: the same captions as alone, from one vision pass and one run of what they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from actors.checkpoint import geometry
+from actors.replica import Replica, common
+from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
+from pipeline.types import Caption, Media, Request, Turn
+from tests.checkpoints import Asked, clip, picture, write
+
+NEW_TOKENS = 16
+SETTINGS = GenerationConfig(max_new_tokens=NEW_TOKENS)
+QUESTIONS = (
+    (Turn("user", "Describe the image in detail."),),
+    (Turn("user", "What is shown here?"),),
+    (Turn("user", "a red circle"), Turn("assistant", "above"), Turn("user", "Describe a square.")),
+)
+PROMPTS = tuple(PromptConfig(f"p{i}", turns) for i, turns in enumerate(QUESTIONS))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return write(tmp_path_factory.mktemp("checkpoint"))
+
+
+@pytest.fixture(scope="module")
+def replica(folder: Path) -> Replica:
+    return Replica(ModelConfig(str(folder), dtype="float32"), str(folder), geometry(folder), NEW_TOKENS)
+
+
+def assets() -> list[Asked]:
+    """Images of several shapes, several images, clips."""
+    sizes = [(72, 72), (200, 90), (90, 300), (300, 290), (10, 400), (640, 480)]
+    found = [Asked(Media.IMAGE, (picture(i, *size),), ()) for i, size in enumerate(sizes)]
+    found += [Asked(Media.IMAGES, (picture(10 + i, 90, 60), picture(20 + i, 60, 90)), ()) for i in range(3)]
+    return found + [Asked(Media.VIDEO, clip(i, frames), ()) for i, frames in enumerate((1, 3, 8))]
+
+
+def requests_of(replica: Replica, folder: Path, prompts: Sequence[PromptConfig]) -> list[Request]:
+    """Every asset under every prompt, prompt by prompt: one sample's requests are apart."""
+    samples = [asked.sample(geometry(folder), i) for i, asked in enumerate(assets())]
+    return [replica.encode(sample, prompt, {}) for prompt in prompts for sample in samples]
+
+
+def ids(captions: Sequence[Caption]) -> list[tuple[int, ...]]:
+    return [caption.token_ids for caption in captions]
+
+
+@contextmanager
+def watched(replica: Replica) -> Iterator[tuple[list[int], list[tuple[int, int]]]]:
+    """Crops in each pass of the vision tower, and (batch, tokens) of each pass of the language model."""
+    crops: list[int] = []
+    passes: list[tuple[int, int]] = []
+    model = replica._model.model
+
+    def note(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        passes.append(tuple(kwargs["inputs_embeds"].shape[:2]))
+
+    handles = [
+        model.vision_tower.register_forward_pre_hook(lambda _, inputs: crops.append(len(inputs[0]))),
+        model.language_model.register_forward_pre_hook(note, with_kwargs=True),
+    ]
+    yield crops, passes
+    for handle in handles:
+        handle.remove()
+
+
+def test_three_prompts_together_say_what_each_says_alone(replica: Replica, folder: Path) -> None:
+    requests = requests_of(replica, folder, PROMPTS)
+
+    together = ids(replica.generate(requests, SETTINGS))
+
+    assert together == [ids(replica.generate([request], SETTINGS))[0] for request in requests]
+    assert len(set(together)) > len(assets())
+
+
+def test_three_prompts_take_one_vision_pass_and_one_run_of_what_they_share(
+    replica: Replica, folder: Path
+) -> None:
+    sample = assets()[3].sample(geometry(folder), 100)
+    requests = [replica.encode(sample, prompt, {}) for prompt in PROMPTS]
+    shared = common([request.input_ids for request in requests])
+
+    with watched(replica) as (crops, passes):
+        replica.generate(requests, GenerationConfig(max_new_tokens=4))
+
+    assert crops == [sample.view.n_crops]
+    rest = max(len(request.input_ids) for request in requests) - shared
+    assert passes == [(1, shared), (3, rest), (3, 1), (3, 1), (3, 1)]
+    assert shared >= requests[0].n_visual_tokens > 5 * rest > 0
+
+
+def test_one_prompt_an_asset_is_run_in_one_piece(replica: Replica, folder: Path) -> None:
+    requests = requests_of(replica, folder, PROMPTS[:1])
+
+    with watched(replica) as (_, passes):
+        replica.generate(requests, GenerationConfig(max_new_tokens=2))
+
+    assert passes == [
+        (len(requests), max(len(request.input_ids) for request in requests)),
+        (len(requests), 1),
+    ]
+
+
+def test_an_asset_with_fewer_prompts_than_others_is_captioned_the_same(
+    replica: Replica, folder: Path
+) -> None:
+    requests = requests_of(replica, folder, PROMPTS)[5:]
+
+    assert ids(replica.generate(requests, SETTINGS)) == [
+        ids(replica.generate([request], SETTINGS))[0] for request in requests
+    ]
+
+
+def test_prompts_that_begin_differently_share_nothing_and_say_the_same(
+    replica: Replica, folder: Path
+) -> None:
+    """The first token of the second is another one: a template could open a conversation in two ways."""
+    sample = assets()[0].sample(geometry(folder), 200)
+    first = replica.encode(sample, PROMPTS[0], {})
+    second = Request(sample, "q", (9, *first.input_ids[1:]), first.n_visual_tokens)
+
+    together = ids(replica.generate([first, second], SETTINGS))
+
+    assert common([first.input_ids, second.input_ids]) == 0
+    assert together == [ids(replica.generate([request], SETTINGS))[0] for request in (first, second)]
+
+
+def test_what_is_shared_leaves_every_prompt_a_token() -> None:
+    assert common([(1, 2, 3), (1, 2, 3)]) == 2
+    assert common([(1, 2), (1, 2, 3)]) == 1
+    assert common([(1, 2), (3, 2)]) == 0
+    assert common([(1, 2, 3)]) == 2
