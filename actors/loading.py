@@ -38,8 +38,8 @@ def load_model(model: ModelConfig, folder: Path, gpus: float) -> PreTrainedModel
     see the GPUs, or where the model does not fit on them.
     """
     disable_progress_bar()
-    # Else bitsandbytes notes for each layer and token that int8's activations are cast.
-    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    # Else it notes for each layer and token that int8's activations are cast, and recommends code from the hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     device = _device(gpus)
     device_map = _device_map(model, gpus, device)
     # Its annotations do not know that output_loading_info returns a pair.
@@ -63,6 +63,7 @@ def load_model(model: ModelConfig, folder: Path, gpus: float) -> PreTrainedModel
     if found:
         raise ConfigError([f"[model] path {folder}: {problem}" for problem in found])
     _check_spread(loaded, gpus)
+    _spare_packing(loaded)
     whole: PreTrainedModel = loaded if device_map else loaded.to(device)
     return whole
 
@@ -125,6 +126,20 @@ def _check_spread(loaded: Any, gpus: float) -> None:
     if gpus and aside:
         problem = f"the model does not fit on {gpus:g} GPUs: {_some(set(aside))} have no room; raise gpus_per_replica"
         raise ConfigError([f"[cluster] {problem}, or set [model] quantization"])
+
+
+def _spare_packing(loaded: Any) -> None:
+    """Leave 4-bit layers as they are where bitsandbytes would fail.
+
+    On a CPU with AVX512-BF16 it packs a layer again when it is first used, which takes multiples of 32 outputs and 64
+    inputs (bitsandbytes 0.50.2, `_convert_weight_packed_for_cpu`); SigLIP's 4,304 is neither. Not packed, it computes
+    as on any other CPU.
+    """
+    for layer in loaded.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu") and (
+            layer.out_features % 32 or layer.in_features % 64
+        ):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _some(names: set[Any]) -> str:

@@ -247,10 +247,10 @@ class Oracle:
         return tuple(out[0, inputs["input_ids"].shape[1] :].tolist())
 
 
-def crops(inputs: dict[str, Any]) -> npt.NDArray[np.float64]:
+def crops(inputs: dict[str, Any]) -> npt.NDArray[np.float32]:
     """The normalised crops (n, 3, tile, tile) of an oracle's inputs in order, without those of zeros that pad them."""
     pixels = inputs["pixel_values_videos" if "pixel_values_videos" in inputs else "pixel_values"]
-    return np.stack([crop for image in np.asarray(pixels, np.float64) for crop in image if crop.any()])
+    return np.stack([crop for image in np.asarray(pixels, np.float32) for crop in image if crop.any()])
 
 
 def picture(seed: int, width: int, height: int) -> Pixels:

@@ -24,6 +24,8 @@ import pyarrow.parquet as pq
 import webdataset
 from PIL import Image
 
+from pipeline.types import Pixels
+
 AS_THEY_ARE = (
     "astronaut.png",
     "brick.png",
@@ -99,6 +101,11 @@ def _source(name: str) -> Path:
 def _open(name: str) -> Image.Image:
     with Image.open(_source(name)) as image:
         return image.convert("RGB")
+
+
+def photograph(name: str) -> Pixels:
+    """A real photograph as upright RGB pixels (H, W, 3)."""
+    return np.asarray(_open(name))
 
 
 def _photographs(names: Sequence[str]) -> Iterator[Item]:

@@ -1,7 +1,8 @@
 """Checkpoints of real dimensions with random weights, in hub layout and under the hub's weight names.
 
 `python -m tests.sized half FOLDER` writes the dimensions of llava-onevision-qwen2-0.5b-ov-hf with the real Qwen
-tokenizer: 1.8 GB, one tensor in memory at a time. `mid` and `tiny` are smaller, with the same tokenizer and crops.
+tokenizer: 1.8 GB, one tensor in memory at a time. `mid` and `tiny` are smaller, with the same tokenizer and crops. A
+third word, `float16`, is the type of the file's weights, which is bfloat16 otherwise.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +31,18 @@ SIZES = {
     "half": ((1152, 4304, 26, 16), (896, 4864, 24, 14, 2)),
 }
 VOCABULARY = 152000
-DTYPE = torch.float16  # as on the hub
+DTYPES = {"bfloat16": "BF16", "float16": "F16"}  # torch's names of types, and safetensors'
 STD = 0.02  # of weights, as both towers' configurations have it for the language model
 
 
-def write(size: str, folder: Path) -> Path:
+def write(size: str, folder: Path, dtype: str = "bfloat16") -> Path:
     """Write the checkpoint of one of `SIZES` into `folder`, the same bytes each time."""
     folder.mkdir(parents=True, exist_ok=True)
     lexicon = _lexicon()
     lexicon.save(folder)
     end = lexicon.id("<|im_end|>")
     files = {
-        "config.json": _config(size, lexicon),
+        "config.json": {**_config(size, lexicon), "torch_dtype": dtype},
         "generation_config.json": {"eos_token_id": end, "pad_token_id": lexicon.id("<|endoftext|>")},
         "preprocessor_config.json": ONEVISION_PREPROCESSOR,
         "processor_config.json": ONEVISION_PROCESSOR,
@@ -48,7 +50,7 @@ def write(size: str, folder: Path) -> Path:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=1))
-    _save(folder)
+    _save(folder, dtype)
     return folder
 
 
@@ -77,7 +79,6 @@ def _config(size: str, lexicon: Lexicon) -> dict[str, Any]:
         **ONEVISION,
         "image_token_index": lexicon.id("<image>"),
         "video_token_index": lexicon.id("<video>"),
-        "torch_dtype": str(DTYPE).removeprefix("torch."),
         "vision_config": {**SIGLIP, **vision},
         "text_config": {
             "model_type": "qwen2",
@@ -92,38 +93,38 @@ def _config(size: str, lexicon: Lexicon) -> dict[str, Any]:
     }
 
 
-def _save(folder: Path) -> None:
+def _save(folder: Path, dtype: str) -> None:
     """Write model.safetensors tensor by tensor: 8 bytes of length, a JSON header, the values."""
     with torch.device("meta"):
         model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
-    shapes = {hub_name(name): tuple(weight.shape) for name, weight in model.named_parameters()}
-    header = json.dumps({"__metadata__": {"format": "pt"}, **_entries(shapes)}).encode()
+    shapes = {hub_name(name): weight.shape for name, weight in model.named_parameters()}
+    header = json.dumps({"__metadata__": {"format": "pt"}, **_entries(shapes, DTYPES[dtype])}).encode()
     header += b" " * (-len(header) % 8)  # values begin at a multiple of 8
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        for weight in _random(shapes):
-            file.write(weight.numpy().data)
+        for weight in _random(shapes, getattr(torch, dtype)):
+            file.write(weight.view(torch.int16).numpy().data)
 
 
-def _entries(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The header: type, shape, and first and last byte of each tensor."""
-    entries, end = {}, 0
-    for name, shape in shapes.items():
-        begin, end = end, end + DTYPE.itemsize * torch.Size(shape).numel()
-        entries[name] = {"dtype": "F16", "shape": shape, "data_offsets": (begin, end)}
-    return entries
+def _entries(shapes: Mapping[str, torch.Size], dtype: str) -> dict[str, Any]:
+    """The header: type, shape, and first and last byte of each tensor, of two bytes a value."""
+    ends = list(accumulate((2 * shape.numel() for shape in shapes.values()), initial=0))
+    return {
+        name: {"dtype": dtype, "shape": list(shape), "data_offsets": offsets}
+        for (name, shape), offsets in zip(shapes.items(), pairwise(ends), strict=True)
+    }
 
 
-def _random(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Tensor]:
+def _random(shapes: Mapping[str, torch.Size], dtype: torch.dtype) -> Iterator[Tensor]:
     """Norms of ones, biases of zeros, and normal values for the rest."""
     dice = torch.Generator().manual_seed(0)
     for name, shape in shapes.items():
         if name.endswith("bias"):
-            yield torch.zeros(shape, dtype=DTYPE)
+            yield torch.zeros(shape, dtype=dtype)
         elif "norm" in name:
-            yield torch.ones(shape, dtype=DTYPE)
+            yield torch.ones(shape, dtype=dtype)
         else:
-            yield torch.empty(shape, dtype=DTYPE).normal_(0, STD, generator=dice)
+            yield torch.empty(shape, dtype=dtype).normal_(0, STD, generator=dice)
 
 
 def hub_name(name: str) -> str:
@@ -136,4 +137,4 @@ def hub_name(name: str) -> str:
 
 
 if __name__ == "__main__":
-    write(sys.argv[1], Path(sys.argv[2]))
+    write(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

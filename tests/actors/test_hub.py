@@ -55,6 +55,8 @@ class Machine:
             "HF_ENDPOINT": self.endpoint,
             "HF_HUB_CACHE": f"{self.folder}/hub",
             "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
         }
         done = subprocess.run(
             [sys.executable, "-c", program],

@@ -27,9 +27,9 @@ from tests.conformance import ours
 from tests.conformance.conftest import Table
 from tests.families.catalogue import FAMILIES, Family, write
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
 COLUMNS = ("family", "input", "compared", "crops equal", "input_ids equal", "tokens equal", "ended early")
-SETTINGS = GenerationConfig(max_new_tokens=ours.NEW_TOKENS, batch_tokens=16384, batch_size=8)
+SETTINGS = GenerationConfig(max_new_tokens=ours.NEW_TOKENS, batch_tokens=8192, batch_size=4)
 PLAIN = (Turn("user", "Describe the image in detail."),)
 QUESTIONS = (
     "What is shown here?",

@@ -169,35 +169,43 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def write(folder: Path, family: Family, seed: int = 4) -> Path:
+def write(folder: Path, family: Family, *, tile: int = 0, seed: int = 4) -> Path:
     """Write the family's checkpoint into `folder`: the files of the hub, under the hub's weight names.
 
-    What ends a caption weighs more than other tokens, so that some captions end, at different lengths.
+    `tile` is another side of its tiles in pixels than the family's own, for speed. What ends a caption weighs more than
+    other tokens, so that some captions end, at different lengths.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lexicon = family.lexicon()
     lexicon.save(folder)
-    config = _config(family, lexicon)
-    processor, preprocessor = (
-        (ONEVISION_PROCESSOR, ONEVISION_PREPROCESSOR) if family.video else (NEXT_PROCESSOR, NEXT_PREPROCESSOR)
-    )
     ends = [lexicon.id(end) for end in family.ends]
-    generation = {"eos_token_id": ends if len(ends) > 1 else ends[0], **family.generation}
     files = {
-        "config.json": config,
-        "preprocessor_config.json": preprocessor,
-        "processor_config.json": processor,
-        "generation_config.json": generation,
+        "config.json": _config(family, lexicon),
+        "preprocessor_config.json": ONEVISION_PREPROCESSOR if family.video else NEXT_PREPROCESSOR,
+        "processor_config.json": ONEVISION_PROCESSOR if family.video else NEXT_PROCESSOR,
+        "generation_config.json": {"eos_token_id": ends if len(ends) > 1 else ends[0], **family.generation},
         "chat_template.json": {"chat_template": family.template},
     }
     for name, content in files.items():
-        (folder / name).write_text(json.dumps(content, indent=1))
+        own = _retiled(content, 384 if family.video else 336, tile) if tile else content
+        (folder / name).write_text(json.dumps(own, indent=1))
     torch.manual_seed(seed)
     model: Any = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(folder))
     with torch.no_grad():
         model.get_output_embeddings().weight[ends] *= EMPHASIS
     save_weights(model, folder)
     return folder
+
+
+def _retiled(content: Any, side: int, tile: int) -> Any:
+    """A file's content with tiles of `tile` pixels: only sizes in pixels are multiples of the family's `side`."""
+    if isinstance(content, Mapping):
+        if "num_image_tokens" in content:
+            content = {**content, "num_image_tokens": (tile // 14) ** 2}
+        return {key: _retiled(value, side, tile) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_retiled(value, side, tile) for value in content]
+    return content // side * tile if isinstance(content, int) and content and content % side == 0 else content
 
 
 def save_weights(model: Any, folder: Path) -> None:

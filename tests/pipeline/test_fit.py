@@ -1,0 +1,131 @@
+"""pipeline.fit: the batch that memory holds, and what a refusal says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from actors.decoding import CROPS_PER_PASS
+from pipeline import fit
+from pipeline.config import GIB, GenerationConfig, ModelConfig
+from pipeline.errors import ConfigError
+from pipeline.footprint import Footprint
+from tests.published import CONFIGS
+
+HALF, SEVEN, SEVENTY_TWO = (
+    Footprint.from_config(CONFIGS[f"llava-onevision-qwen2-{size}"]) for size in ("0.5b", "7b", "72b")
+)
+MISTRAL = Footprint.from_config(CONFIGS["llava-v1.6-mistral-7b"])
+MODEL = ModelConfig("a/checkpoint")
+SETTINGS = GenerationConfig(max_new_tokens=256)
+
+
+def refused(footprint: Footprint, model: ModelConfig, gib: float) -> str:
+    with pytest.raises(ConfigError) as raised:
+        fit.batch_tokens(footprint, model, SETTINGS, int(gib * GIB))
+    assert len(raised.value.problems) == 1
+    return raised.value.problems[0]
+
+
+def test_the_pass_of_the_vision_tower_is_the_decoders() -> None:
+    assert fit.CROPS_PER_PASS == CROPS_PER_PASS
+
+
+def test_the_longest_prompt_about_an_image_by_hand() -> None:
+    # 27 x 27 patches: the base crop, 1.21 x 9 tiles after the cap, a newline for each of 6 x 27 rows, 512 of text.
+    assert fit.longest(HALF) == 729 + 7939 + 162 + 512
+    # 24 x 24 patches: the base crop, 2 x 2 tiles, 48 newlines.
+    assert fit.longest(MISTRAL) == 576 + 2304 + 48 + 512
+
+
+def test_what_7b_takes_by_hand() -> None:
+    need = fit.needs(SEVEN, MODEL, 256)
+
+    kv = 57_344 + 57_344 // 28  # the layer that grows is there twice
+    mask = (9342 + 256) * (1 + 2)
+    assert need.weights == 2 * 8_030_348_832
+    assert need.token == kv + (3 * 18944 + 4 * 3584) * 2 + mask
+    assert need.caption == 256 * kv + 48 * 152064
+    # Of 32 crops: pixels, and of each of 729 positions the tower's MLP (wider than the projector) and its output.
+    tower = (3 * 4304 + 4 * 1152) * 2 + 729 * (1 + 2)
+    assert max(tower, (1152 + 3 * 3584) * 2) == tower
+    assert need.vision == 32 * (3 * 384**2 * (1 + 4 + 2) + 729 * (tower + 2 * 1152))
+
+
+def test_a_batch_takes_what_is_left_of_nine_tenths_of_the_memory() -> None:
+    tokens = fit.batch_tokens(SEVEN, MODEL, SETTINGS, 24 * GIB)
+
+    need = fit.needs(SEVEN, MODEL, 256)
+    assert (
+        need.batch(tokens, SETTINGS.batch_size)
+        <= 0.9 * 24 * GIB
+        < need.batch(tokens + 2, SETTINGS.batch_size)
+    )
+
+
+def test_the_longest_prompt_alone_fits_where_a_whole_batch_of_captions_would_not() -> None:
+    need = fit.needs(SEVEN, MODEL, 256)
+    just = int(need.batch(fit.longest(SEVEN), 1) / 0.9) + 1
+
+    assert fit.batch_tokens(SEVEN, MODEL, SETTINGS, just) == fit.longest(SEVEN)
+
+
+@pytest.mark.parametrize(
+    "more", [{"gib": 48}, {"quantization": "int4"}, {"max_new_tokens": 64}, {"batch_size": 8}]
+)
+def test_more_fits_where_there_is_more_or_less_is_asked(more: dict[str, Any]) -> None:
+    model = replace(MODEL, quantization=more.pop("quantization", "none"))
+    memory = more.pop("gib", 24) * GIB
+
+    few = fit.batch_tokens(SEVEN, MODEL, SETTINGS, 24 * GIB)
+    assert fit.batch_tokens(SEVEN, model, replace(SETTINGS, **more), memory) > few
+
+
+def test_7b_on_16_gib_is_refused_with_the_arithmetic_and_what_would_fit() -> None:
+    assert refused(SEVEN, MODEL, 16) == (
+        "[model] a/checkpoint needs 15.0 GiB of weights (8.03 B parameters in bfloat16)"
+        " + 974 MiB for 32 crops in the vision tower"
+        " + 2.0 GiB for one prompt of 9,342 tokens and 256 new ones (230,522 bytes a prompt token, of which KV 57,344)"
+        " = 17.9 GiB, and a replica has 16.0 GiB, of which 90% can be planned with; what would fit:"
+        ' [model] quantization = "int8" (12.8 GiB); [model] quantization = "int4" (8.6 GiB);'
+        " 2 times the memory ([cluster] gpus_per_replica)"
+    )
+
+
+def test_72b_is_refused_by_one_gpu_and_fits_two() -> None:
+    said = refused(SEVENTY_TWO, MODEL, 80)
+
+    assert "136.3 GiB of weights (73.18 B parameters in bfloat16)" in said
+    assert said.endswith(
+        '[model] quantization = "int4" (48.3 GiB); 2 times the memory ([cluster] gpus_per_replica)'
+    )
+    assert fit.batch_tokens(SEVENTY_TWO, MODEL, SETTINGS, 2 * 80 * GIB) == fit.longest(SEVENTY_TWO)
+    int4 = replace(MODEL, quantization="int4")
+    assert fit.batch_tokens(SEVENTY_TWO, int4, SETTINGS, 80 * GIB) > 4 * fit.longest(SEVENTY_TWO)
+
+
+def test_what_would_fit_is_told_of_the_key_that_is_in_the_way() -> None:
+    assert 'attention = "sdpa" (3.3 GiB)' in refused(HALF, replace(MODEL, attention="eager"), 8)
+    assert 'dtype = "bfloat16" (17.9 GiB)' in refused(SEVEN, replace(MODEL, dtype="float32"), 24)
+
+
+@pytest.mark.parametrize("change", [{"quantization": "int8"}, {"quantization": "int4"}, {"dtype": "float16"}])
+def test_what_is_said_to_fit_does(change: dict[str, str]) -> None:
+    model = replace(MODEL, dtype="float32")
+    assert all(
+        f'{key} = "{value}"' in refused(SEVEN, model, 24) or value == "float16"
+        for key, value in change.items()
+    )
+
+    assert fit.batch_tokens(SEVEN, replace(model, **change), SETTINGS, 24 * GIB) >= fit.longest(SEVEN)
+
+
+def test_one_line_says_parameters_weights_and_kv() -> None:
+    assert fit.said(HALF, MODEL) == (
+        "1.7 GiB of weights (893.7 M parameters in bfloat16), 12,288 bytes of KV a token"
+    )
+    assert fit.said(SEVEN, replace(MODEL, quantization="int4")) == (
+        "5.7 GiB of weights (8.03 B parameters in int4 and bfloat16), 57,344 bytes of KV a token"
+    )
