@@ -1,7 +1,8 @@
 """The captioner: a unit's samples in, an answer per sample and prompt out. It knows batches and no tensors.
 
 What it asks of a model is `Generator`, three methods. `actors.replica.Replica` is the real one; tests and
-simulations pass their own through the same seam. This is the one place that shrinks a batch on out-of-memory.
+simulations pass their own through the same seam. This is the one place that shrinks a batch on out-of-memory, and
+that takes a unit apart which replicas died of.
 """
 
 from __future__ import annotations
@@ -9,17 +10,34 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import pyarrow as pa
 
+from actors.ledger import Ledger
 from pipeline import messages
 from pipeline.batching import buckets
 from pipeline.config import GenerationConfig, PromptConfig
-from pipeline.errors import CaptionmillError, MediaError
-from pipeline.types import Answer, Caption, Captioned, Code, Media, Prepared, Problem, Request, Sample, Stage
+from pipeline.errors import CaptionmillError, MediaError, RunError
+from pipeline.types import (
+    Answer,
+    Caption,
+    Captioned,
+    Code,
+    Media,
+    Prepared,
+    Problem,
+    Request,
+    Sample,
+    Stage,
+)
 
 KINDS = {Media.IMAGE: "single images", Media.IMAGES: "several images under one key", Media.VIDEO: "videos"}
+# Replicas that may die, each of which costs the next one's start, seconds to minutes:
+UNIT_DEATHS = 3  # of a unit, before it is run asset by asset
+ASSET_DEATHS = 2  # of an asset alone, before it is given up; one death may be the machine's fault
+MACHINE_DEATHS = 20  # of one unit, by then of eight assets in a row, before it must be the machine
 
 
 class OutOfMemory(CaptionmillError):
@@ -53,14 +71,28 @@ class Generator(Protocol):
 
 
 class Captioner:
-    """Captions work units with one generator, which `replica` builds where the captioner lives."""
+    """Captions work units with one generator, which `replica` builds where the captioner lives.
+
+    Captioners that may take over each other's units share a `ledger`.
+    """
 
     def __init__(
-        self, replica: Callable[[], Generator], prompts: Sequence[PromptConfig], settings: GenerationConfig
+        self,
+        replica: Callable[[], Generator],
+        prompts: Sequence[PromptConfig],
+        settings: GenerationConfig,
+        ledger: Ledger | None = None,
     ) -> None:
-        self._generator = replica()
+        self._failure: CaptionmillError | None = None
+        try:
+            self._generator = replica()
+        except CaptionmillError as error:
+            # The first unit raises it and so ends the run. Raised here, it would have Ray start the actor over, and
+            # print a traceback of 100 lines each time: two minutes where it took one start of some seconds.
+            self._failure = error
         self._prompts = tuple(prompts)
         self._settings = settings
+        self._ledger = ledger or Ledger()
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """`caption` for one-row tables (`pipeline.schema`)."""
@@ -69,9 +101,40 @@ class Captioner:
     def caption(self, prepared: Prepared) -> Captioned:
         """Answer every sample under every prompt that asks about its kind, or once where none does.
 
-        Answers by position, then in the job's order of prompts.
+        Answers by position, then in the job's order of prompts. Raises what the replica failed to start with, and
+        RunError where replicas keep dying whatever asset they are given.
         """
-        answers = list(prepared.problems)
+        if self._failure:
+            raise self._failure
+        unit_id = prepared.unit.unit_id
+        deaths = self._ledger.begin(unit_id)
+        if deaths >= MACHINE_DEATHS:
+            said = f"{deaths} replicas died of unit {unit_id}, and not of one of its assets"
+            raise RunError(
+                f"{said}; look for the cause in Ray's logs and the kernel's, then start the run again"
+            )
+        run = self._answers if deaths < UNIT_DEATHS else self._apart
+        answers = [*prepared.problems, *run(prepared)]
+        self._ledger.end(unit_id)
+        rank = {prompt.id: i for i, prompt in enumerate(self._prompts)}
+        answers.sort(key=lambda a: (a.position, -1 if a.prompt_id is None else rank[a.prompt_id]))
+        views = tuple(sample.view for sample in prepared.samples)
+        return Captioned(prepared.unit, prepared.assets, views, tuple(answers))
+
+    def _apart(self, prepared: Prepared) -> Iterator[Answer]:
+        """The answers of a unit that replicas died of, sample by sample, and a problem for each that one dies of."""
+        unit_id = prepared.unit.unit_id
+        for sample in prepared.samples:
+            position = sample.view.position
+            if self._ledger.begin(unit_id, position) >= ASSET_DEATHS:
+                message = f"{ASSET_DEATHS} replicas died when they had this asset alone"
+                yield _answer(sample, None, Problem(Stage.GENERATE, Code.REPLICA_DIED, message))
+            else:
+                yield from self._answers(replace(prepared, samples=(sample,)))
+                self._ledger.end(unit_id, position)
+
+    def _answers(self, prepared: Prepared) -> Iterator[Answer]:
+        """The answers of the samples, in no order."""
         requests = []
         for sample in prepared.samples:
             for asked in self._ask(sample, prepared.assets[sample.view.position].text):
@@ -79,15 +142,11 @@ class Captioner:
                     case Request():
                         requests.append(asked)
                     case Answer():
-                        answers.append(asked)
+                        yield asked
         token_budget = self._generator.batch_tokens(self._settings)
         for batch in batches(requests, token_budget, self._settings.batch_size):
             outcomes = self._generate(batch)
-            answers += [_answer(r.sample, r.prompt_id, o) for r, o in zip(batch, outcomes, strict=True)]
-        rank = {prompt.id: i for i, prompt in enumerate(self._prompts)}
-        answers.sort(key=lambda a: (a.position, -1 if a.prompt_id is None else rank[a.prompt_id]))
-        views = tuple(sample.view for sample in prepared.samples)
-        return Captioned(prepared.unit, prepared.assets, views, tuple(answers))
+            yield from (_answer(r.sample, r.prompt_id, o) for r, o in zip(batch, outcomes, strict=True))
 
     def _ask(self, sample: Sample, text: Mapping[str, str]) -> list[Request | Answer]:
         """A request, or the problem instead, from each prompt that asks about the sample's kind."""

@@ -38,14 +38,19 @@ def pin(model: ModelConfig) -> ModelConfig:
     Of a hub id only configuration, tokenizer and templates are fetched. Offline, a branch or tag is at the commit that
     it had when it was last asked for. Raises ConfigError as `fetch` does, and where `geometry` does.
     """
+    folder = settings(model)
     if not is_hub_id(model):
-        check(Path(model.path).expanduser())
-        geometry(Path(model.path).expanduser())
+        check(folder)
+        geometry(folder)
         return model
-    folder = _download(model, PROCESSOR)
     _require(folder, NEEDED)
     geometry(folder)
     return replace(model, revision=folder.name)
+
+
+def settings(model: ModelConfig) -> Path:
+    """The folder with the checkpoint's configuration, tokenizer and templates, without its weights on the hub."""
+    return _download(model, PROCESSOR) if is_hub_id(model) else Path(model.path).expanduser()
 
 
 def fetch(model: ModelConfig) -> Path:
@@ -53,11 +58,9 @@ def fetch(model: ModelConfig) -> Path:
 
     Raises ConfigError where there is no such folder or commit, or where it holds no safetensors.
     """
+    folder = settings(model)
     if is_hub_id(model):
-        folder = _download(model, PROCESSOR)
         folder = _download(replace(model, revision=folder.name), (*PROCESSOR, *_weights(folder)))
-    else:
-        folder = Path(model.path).expanduser()
     check(folder)
     return folder
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -19,6 +20,9 @@ from jobs import interrupt
 from jobs.start import start
 from pipeline import config
 from pipeline.errors import CaptionmillError, ConfigError
+
+if TYPE_CHECKING:
+    from jobs.verify import Again
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -42,6 +46,48 @@ def run(job: Path, inputs: Sequence[str], output: str | None, overrides: Sequenc
     given = [*overrides, *_override("input.uris", list(inputs)), *_override("output.uri", output)]
     with _exit_codes(console):
         start(config.read(_text(job), given), console)
+
+
+@main.command()
+@click.argument("output")
+@click.option(
+    "--job",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Read assets again from this job's input, and make their captions again with its model.",
+)
+@click.option(
+    "--sample", type=click.IntRange(min=1), metavar="N", help="With --job: so many assets.  [default: 20]"
+)
+@click.option("--all", "everything", is_flag=True, help="With --job: all assets.")
+@click.option("--seed", type=int, default=0, help="With --job: decides which assets.")
+@click.option("--digests", is_flag=True, help="With --job: compare bytes alone and load no model.")
+@click.option("--input", "inputs", multiple=True, metavar="URI", help="Instead of the job's [input] uris.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key of the job."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on standard output.")
+def verify(output: str, job: Path | None, as_json: bool, **given: Any) -> None:
+    """Check that the published table of OUTPUT is whole, unchanged, and what its recipe says."""
+    from jobs import verify as verifying  # the other commands start a moment sooner without it
+
+    if job is None and any(given.values()):
+        raise click.UsageError("--sample, --all, --seed, --digests, --input and --set need --job")
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with _exit_codes(console):
+        report = verifying.inspect(output, _again(job, given) if job else None, console)
+        if as_json:
+            click.echo(report.to_json())
+        verifying.tell(report, console)
+
+
+def _again(job: Path, given: Mapping[str, Any]) -> Again:
+    """What `verify` is to read and make again. Nothing is written where the job's own output is."""
+    from jobs.verify import NOWHERE, SAMPLE, Again
+
+    where = [*_override("input.uris", list(given["inputs"])), *_override("output.uri", NOWHERE)]
+    count = None if given["everything"] else given["sample"] or SAMPLE
+    loaded = config.read(_text(job), [*given["overrides"], *where])
+    return Again(loaded, count, given["seed"], not given["digests"])
 
 
 @main.command()

@@ -12,10 +12,21 @@ from typing import TypeVar
 
 from actors import checkpoint
 from jobs.needs import lacking
-from pipeline import prompt, shards, storage
+from pipeline import fit, prompt, shards, storage
 from pipeline.anyres import Geometry
-from pipeline.config import ClusterConfig, InputConfig, Job, Loaded, ModelConfig, OutputConfig, is_hub_id
+from pipeline.config import (
+    GIB,
+    ClusterConfig,
+    GenerationConfig,
+    InputConfig,
+    Job,
+    Loaded,
+    ModelConfig,
+    OutputConfig,
+    is_hub_id,
+)
 from pipeline.errors import ConfigError, StorageError
+from pipeline.footprint import Footprint
 from pipeline.patterns import fixed_folder
 from pipeline.plan import run_id
 from pipeline.recipe import Checkpoint, Recipe
@@ -41,6 +52,7 @@ class Ready:
     job: Job
     shards: tuple[Shard, ...]
     geometry: Geometry
+    footprint: Footprint
     recipe: Recipe
 
     @property
@@ -57,10 +69,11 @@ def check(loaded: Loaded) -> Ready:
     """
     problems = [*loaded.problems, *prompt.problems(loaded.prompts, PLACEHOLDERS)]
     sections = loaded.sections
+    replica = (sections.get("cluster", ClusterConfig()), sections.get("generation", GenerationConfig()))
     with ThreadPoolExecutor(3) as pool:
         listed = pool.submit(_look, _list, sections.get("input"))
         written = pool.submit(_look, _write, sections.get("output"))
-        pinned = pool.submit(_look, _model, sections.get("model"), sections.get("cluster", ClusterConfig()))
+        pinned = pool.submit(_look, _model, sections.get("model"), *replica)
     problems += [*listed.result()[1], *written.result()[1], *pinned.result()[1]]
     model = pinned.result()[0]
     if problems or model is None:
@@ -70,7 +83,8 @@ def check(loaded: Loaded) -> Ready:
     described = checkpoint.describe(folder, replace(asked.model, revision=model.revision))
     output = replace(asked.output, uri=storage.absolute(asked.output.uri))
     job = replace(asked, model=model, output=output)
-    return Ready(job, tuple(listed.result()[0] or ()), checkpoint.geometry(folder), _recipe(job, described))
+    tiles, footprint = checkpoint.geometry(folder), checkpoint.footprint(folder)
+    return Ready(job, tuple(listed.result()[0] or ()), tiles, footprint, _recipe(job, described))
 
 
 def _recipe(job: Job, described: Checkpoint) -> Recipe:
@@ -111,14 +125,20 @@ def _write(section: OutputConfig) -> None:
     storage.check_writable(section.uri)
 
 
-def _model(section: ModelConfig, cluster: ClusterConfig) -> ModelConfig:
-    """The model at its commit, or with its absolute folder. Where the machine lacks something, nothing is fetched."""
+def _model(section: ModelConfig, cluster: ClusterConfig, generation: GenerationConfig) -> ModelConfig:
+    """The model at its commit, or with its absolute folder. Where the machine lacks something, nothing is fetched.
+
+    Where the job says what memory the GPUs have, a model that does not fit is refused here, before its weights are
+    fetched; else by the replica, before it loads them.
+    """
     problems = lacking(section, cluster)
     if problems and is_hub_id(section):
         raise ConfigError(problems)
     pinned, said = _look(checkpoint.pin, _at(section))
     if problems or pinned is None:
         raise ConfigError([*problems, *said])
+    if memory := int(cluster.gpu_memory_gib * cluster.gpus_per_replica * GIB):
+        fit.batch_tokens(checkpoint.footprint(checkpoint.settings(pinned)), pinned, generation, memory)
     return pinned
 
 

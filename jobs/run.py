@@ -15,13 +15,14 @@ from rich.console import Console
 
 from actors.captioner import Captioner
 from actors.indexer import Indexer
+from actors.ledger import SharedLedger
 from actors.preprocessor import Preprocessor
 from actors.replica import load
 from actors.sandbox import prober
 from jobs import interrupt
 from jobs.preflight import Ready
 from jobs.progress import Progress
-from pipeline import flow, messages, publish, storage
+from pipeline import fit, flow, messages, publish, storage
 from pipeline import plan as planning
 from pipeline.commit import Committer, committed, receipt
 from pipeline.config import Job
@@ -59,7 +60,15 @@ def actors(ready: Ready) -> Actors:
             },
         ),
         flow.Actor(Preprocessor, {"image": job.image, "video": job.video, "geometry": ready.geometry}),
-        flow.Actor(Captioner, {"replica": replica, "prompts": job.prompts, "settings": job.generation}),
+        flow.Actor(
+            Captioner,
+            {
+                "replica": replica,
+                "prompts": job.prompts,
+                "settings": job.generation,
+                "ledger": SharedLedger(),
+            },
+        ),
     )
 
 
@@ -80,6 +89,7 @@ def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
     """
     output, run_id, decided = ready.job.output.uri, ready.run_id, ready.recipe
     _check_cluster(ready.job)
+    console.print(f"A replica holds {fit.said(ready.footprint, ready.job.model)}")
     storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
     plan = _plan(ready, _index(ready, made_of.indexer, console))
     metadata = {
@@ -125,7 +135,8 @@ def _plan(ready: Ready, indexes: list[str]) -> Plan:
     price = planning.Pricer(ready.geometry, job.video)
     units, assets, failed = planning.units_of(ready.shards, indexes, job.unit, price)
     recipe_id, dataset = ready.recipe.recipe_id, job.input.dataset
-    plan = Plan(run_id, recipe_id, dataset, ready.shards, tuple(indexes), tuple(units), assets, failed)
+    needs = fit.needs(ready.footprint, job.model, job.generation.max_new_tokens)
+    plan = Plan(run_id, recipe_id, dataset, ready.shards, tuple(indexes), tuple(units), assets, failed, needs)
     storage.put(storage.join(job.output.uri, "runs", run_id, "plan.json"), plan.to_json().encode())
     return plan
 
@@ -155,10 +166,9 @@ def _caption(
 def _publish(
     output: str, plan: Plan, prompts: int, metadata: Mapping[str, str], console: Console
 ) -> dict[str, Any]:
-    missing = {u.unit_id for u in plan.units} - committed(output, plan.run_id)
     manifest = publish.manifest_uri(output, plan.run_id)
     try:
-        if missing and not storage.exists(manifest):
+        if not storage.exists(manifest) and (missing := publish.missing(output, plan)):
             raise RunError(
                 f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
             )

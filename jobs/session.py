@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import ray
 from ray.exceptions import RayError
@@ -40,7 +40,9 @@ def _connected(console: Console) -> Iterator[None]:
             log_to_driver=False,
         )
     try:
-        yield
+        # Of each worker that dies, Ray prints lines of its own to standard output, which is for data.
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+            yield
     finally:
         ray.shutdown()
 

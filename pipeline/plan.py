@@ -18,6 +18,7 @@ from pipeline import storage, units
 from pipeline.anyres import Geometry
 from pipeline.columns import SCHEMA_VERSION
 from pipeline.config import InputConfig, UnitConfig, VideoConfig
+from pipeline.fit import Needs
 from pipeline.index import index_name
 from pipeline.types import Clip, Cost, Media, Shard, Size, Unit
 from pipeline.video import n_samples
@@ -29,7 +30,7 @@ COLUMNS = ("media", "widths", "heights", "duration_s", "n_frames", "problem_code
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`indexes` has the address of each shard's index, in the order of `shards`. `failed` counts assets that the
-    index already knows to be unreadable; they are in `assets` too."""
+    index already knows to be unreadable; they are in `assets` too. `replica` is what each replica takes of memory."""
 
     run_id: str
     recipe_id: str
@@ -39,6 +40,7 @@ class Plan:
     units: tuple[Unit, ...]
     assets: int
     failed: int
+    replica: Needs
 
     @property
     def cost(self) -> Cost:
@@ -51,7 +53,10 @@ class Plan:
         return self.indexes[int(unit.unit_id.partition("-")[0])]
 
     def to_json(self) -> str:
-        """Shards by path (addresses may change), units as [shard number, first, count, tokens, crops, bytes]."""
+        """Shards by path and indexes by name, for addresses may change.
+
+        Units are [shard number, first, count, tokens, crops, bytes].
+        """
         number = {s.path: i for i, s in enumerate(self.shards)}
         return json.dumps(
             {
@@ -62,10 +67,12 @@ class Plan:
                 "assets": self.assets,
                 "failed_in_index": self.failed,
                 "cost": asdict(self.cost),
+                "replica_bytes": asdict(self.replica),
                 "shards": [
                     {"path": s.path, "etag": s.etag, "bytes": s.bytes, "format": s.format}
                     for s in self.shards
                 ],
+                "indexes": [uri.rpartition("/")[2] for uri in self.indexes],
                 "unit_columns": ["shard", "first", "count", *asdict(self.cost)],
                 "units": [[number[u.shard.path], u.first, u.count, *astuple(u.cost)] for u in self.units],
             }

@@ -216,7 +216,7 @@ def test_a_store_that_does_not_answer_costs_seconds_and_hides_nothing(
 
         found = problems(job(folder, uris=("s3://bucket/*.tar", "/nowhere/*.tar"), output="s3://bucket/out"))
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20  # the ordinary client tries for minutes
     assert [p for p in found if "s3://bucket" not in p and "/nowhere" not in p] == []
     assert len(found) == 3
 
@@ -227,5 +227,20 @@ def test_a_store_that_refuses_costs_seconds(folder: Path, endpoint: Callable[[in
 
     (found,) = problems(job(folder, uris=("s3://bucket/a.tar",)))
 
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20  # the ordinary client tries for minutes
     assert "s3://bucket" in found
+
+
+def test_a_model_that_no_such_gpu_holds_is_refused_with_the_arithmetic(folder: Path) -> None:
+    """The double's checkpoint names no text tower: it is the architecture's default."""
+    (problem,) = problems(job(folder, more="[cluster]\ngpu_memory_gib = 16"))
+
+    assert " needs 22.7 GiB of weights (12.16 B parameters in bfloat16) + " in problem
+    assert "a replica has 16.0 GiB" in problem
+    assert 'quantization = "int4"' in problem
+
+
+def test_a_model_that_the_gpus_hold_together_is_ready(folder: Path) -> None:
+    text = job(folder, more="[cluster]\ngpu_memory_gib = 16\ngpus_per_replica = 2")
+
+    assert check(read(text)).footprint.parameters > 12_000_000_000

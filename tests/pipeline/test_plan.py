@@ -13,6 +13,7 @@ import pytest
 from pipeline import schema
 from pipeline.anyres import Geometry
 from pipeline.config import InputConfig, UnitConfig, VideoConfig
+from pipeline.fit import Needs
 from pipeline.plan import Plan, Pricer, run_id, units_of
 from pipeline.types import Asset, Code, Cost, Media, Problem, Shard, Size, Stage
 from pipeline.units import longest_first
@@ -48,7 +49,17 @@ def plan_of(folder: Path, shards: Sequence[Sequence[Asset]], limits: UnitConfig 
     indexes = [write_index(folder, n, assets) for n, assets in enumerate(shards)]
     listed = [made.shard(n) for n in range(len(shards))]
     units, assets, failed = units_of(listed, indexes, limits, PRICE)
-    return Plan("run0", "recipe0", "birds", tuple(listed), tuple(indexes), tuple(units), assets, failed)
+    return Plan(
+        "run0",
+        "recipe0",
+        "birds",
+        tuple(listed),
+        tuple(indexes),
+        tuple(units),
+        assets,
+        failed,
+        Needs(4, 3, 2, 1),
+    )
 
 
 def images(number: int, count: int) -> list[Asset]:
@@ -138,6 +149,13 @@ def test_the_plan_is_json_with_a_row_per_unit(tmp_path: Path) -> None:
     assert [row[:3] for row in written["units"]] == [[0, 0, 2], [1, 0, 1]]
     assert written["shards"][1] == {"path": "a/000001.tar", "etag": "etag1", "bytes": 10240, "format": "tar"}
     assert (written["run_id"], written["assets"], written["failed_in_index"]) == ("run0", 3, 0)
+    assert written["replica_bytes"] == {"weights": 4, "vision": 3, "token": 2, "caption": 1}
+
+
+def test_the_plan_names_the_index_of_each_shard(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [images(0, 2), images(1, 1)])
+
+    assert json.loads(plan.to_json())["indexes"] == [Path(uri).name for uri in plan.indexes]
 
 
 def test_the_plan_does_not_say_where_the_input_lies(tmp_path: Path) -> None:

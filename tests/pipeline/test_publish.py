@@ -17,6 +17,7 @@ from pipeline import publish, storage
 from pipeline.columns import CAPTIONS, FAILURES
 from pipeline.commit import Committer
 from pipeline.errors import IntegrityError
+from pipeline.fit import Needs
 from pipeline.plan import Plan
 from pipeline.provenance import Context
 from pipeline.publish import Compactor, Partition, partitions, snapshot, swap
@@ -40,7 +41,7 @@ class Run:
             commit.commit(captioned)
         planned = tuple(c.unit for c in units)
         assets = sum(len(c.assets) for c in units)
-        self.plan = Plan(run_id, "recipe0", "birds", (), (), planned, assets, 0)
+        self.plan = Plan(run_id, "recipe0", "birds", (), (), planned, assets, 0, Needs(0, 0, 0, 0))
         self.partitions = [Partition(i, of) for i in range(of)]
 
     def compact(self) -> list[dict[str, Any]]:
