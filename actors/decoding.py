@@ -20,15 +20,13 @@ from transformers import DynamicCache
 
 from actors.sampling import Choice, Spoken
 from pipeline.anyres import Geometry
+from pipeline.fit import CROPS_PER_PASS
 from pipeline.types import Media, Pixels, Sample, Size, View
 
 Model = (
     Any  # LlavaOnevisionForConditionalGeneration or LlavaNextForConditionalGeneration: both have these parts
 )
 
-# Crops in one pass of the vision tower. 32 of 729 patches make GEMMs of 23,000 rows, enough for any device, and bound
-# the tower's activations (the widest, 4,304: 0.2 GB in bfloat16) whatever the batch.
-CROPS_PER_PASS = 32
 
 
 def normalized(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -6,8 +6,10 @@ file, `recipe` what decides a caption, `schema` typed rows to Arrow and back, `m
 input is, `index` one row per asset (`tar` and `archives`, `tables`, `folders` by kind of shard; `naming` and `draft`
 the rules that they share), `units` and `plan` the work, `read` a unit's bytes, `image` and `video` (with `demux`)
 decoded pixels, `anyres` (with `families`) crops and visual tokens, `prompt` what is asked, `batching` which requests
-run together, `quality` and `provenance` how a row came to be, `commit` one part per unit, `publish` what consumers
-read, `flow` the whole as Ray Data expressions.
+run together, `footprint` and `fit` what a checkpoint takes and what memory holds, `quality` and `provenance` how a
+row came to be, `commit` one part per unit, `publish` what consumers read, `verify` whether it holds what it promises
+(`record` what an output says of itself, `readback` published files again, `own_facts`, `conservation` and `departed`
+the rows, `remake` input and model once more, `findings` the words), `flow` the whole as Ray Data expressions.
 
 The package knows nothing of torch, of transformers, of the command line and of the process environment.
 """

@@ -8,24 +8,32 @@ import os
 import stat
 import uuid
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, BinaryIO
 
 TEMPORARY = ".captionmill-tmp"  # suffix of files that are being written; never listed
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}  # FAT, and buckets mounted with FUSE
+_NO_NAMELESS = {errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOSYS}  # the same, and NFS
 
 
 def put(path: str, data: bytes, *, replace: bool) -> None:
-    """Write the file and its parent folders at once; without `replace`, `FileExistsError` if it is there."""
+    """Write the file and its parent folders at once; without `replace`, `FileExistsError` if it is there.
+
+    The file gets its name when it is complete, so a writer that is killed leaves nothing behind. Where the file system
+    has no files without names, it leaves one that ends in `TEMPORARY`.
+    """
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{name[:40]}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
-        with open(temporary, "xb") as file:
+        with _new(folder, temporary) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # or a power cut leaves a complete name on an empty file
-        if replace or not _linked(temporary, path):
-            os.replace(temporary, path)
+            if _linked(file, path, replace):
+                return
+            if not os.path.exists(temporary):
+                _link(file, temporary)
+        os.replace(temporary, path)
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
@@ -42,9 +50,37 @@ def walk(root: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield path, {"type": "file", "size": status.st_size, "mtime": status.st_mtime}
 
 
-def _linked(temporary: str, path: str) -> bool:
+def unfinished(root: str) -> list[str]:
+    """Paths below `root` of files that were being written when their writer died."""
+    return sorted(os.path.relpath(path, root) for path, _ in walk(root) if path.endswith(TEMPORARY))
+
+
+def _new(folder: str, temporary: str) -> BinaryIO:
+    """A new file in the folder, without a name, else under a temporary one."""
     try:
-        os.link(temporary, path)
+        return os.fdopen(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666), "wb")
+    except OSError as error:
+        if error.errno not in _NO_NAMELESS:
+            raise
+    return open(temporary, "xb")
+
+
+def _link(file: BinaryIO, path: str) -> None:
+    """Give the open file this name; `FileExistsError` where it is another's."""
+    descriptor = file.fileno()
+    os.link(
+        f"/proc/self/fd/{descriptor}", path, src_dir_fd=descriptor
+    )  # with a src_dir_fd it follows the link
+
+
+def _linked(file: BinaryIO, path: str, replace: bool) -> bool:
+    """Whether the file has this name now; False where it takes a rename."""
+    try:
+        _link(file, path)
+    except FileExistsError:
+        if not replace:
+            raise
+        return False
     except OSError as error:
         if error.errno in _NO_LINKS:
             return False

@@ -13,10 +13,11 @@ import torch
 
 from actors.captioner import batches
 from actors.checkpoint import geometry
-from actors.decoding import CROPS_PER_PASS, Vision, normalized
+from actors.decoding import Vision, normalized
 from actors.replica import Replica
 from pipeline.anyres import Geometry
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
+from pipeline.fit import CROPS_PER_PASS
 from pipeline.types import Caption, Finish, Media, Request, Turn
 from tests.checkpoints import Asked, Oracle, clip, picture, write
 

@@ -30,6 +30,8 @@ from transformers import (
 from pipeline.errors import ConfigError
 from pipeline.footprint import DEFAULTS, OMITTED, Footprint
 from tests.checkpoints import write
+from tests.published import CONFIGS as PUBLISHED
+from tests.published import next_of
 
 CONFIGS: dict[str, type[PreTrainedConfig]] = {
     "qwen2": Qwen2Config,
@@ -44,94 +46,27 @@ MODELS: dict[str, Any] = {
     "llava_onevision": LlavaOnevisionForConditionalGeneration,
     "llava_next": LlavaNextForConditionalGeneration,
 }
-# config.json of the checkpoints on the hub, as far as it decides sizes.
-SIGLIP = {
-    "model_type": "siglip_vision_model", "hidden_size": 1152, "intermediate_size": 4304, "image_size": 384,
-    "num_attention_heads": 16, "num_hidden_layers": 26, "patch_size": 14, "vision_use_head": False,
-}  # fmt: skip
-CLIP = {
-    "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "image_size": 336,
-    "num_attention_heads": 16, "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768,
-    "vocab_size": 32000,
-}  # fmt: skip
-
-
-def onevision(**text: Any) -> dict[str, Any]:
-    return {
-        "model_type": "llava_onevision",
-        "tie_word_embeddings": False,
-        "vision_feature_layer": -1,
-        "vision_config": SIGLIP,
-        "text_config": {"model_type": "qwen2", "vocab_size": 152064, **text},
-    }
-
-
-def next_(model_type: str, **text: Any) -> dict[str, Any]:
-    return {
-        "model_type": "llava_next",
-        "tie_word_embeddings": False,
-        "vision_feature_layer": -2,
-        "vision_config": CLIP,
-        "text_config": {"model_type": model_type, "vocab_size": 32064, **text},
-    }
-
-
-HUB = {
-    "llava-onevision-qwen2-0.5b": onevision(
-        hidden_size=896, intermediate_size=4864, num_hidden_layers=24, num_attention_heads=14,
-        num_key_value_heads=2, vocab_size=152000, tie_word_embeddings=True,
-    ),
-    "llava-onevision-qwen2-7b": onevision(
-        hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
-        num_key_value_heads=4,
-    ),
-    "llava-onevision-qwen2-72b": onevision(
-        hidden_size=8192, intermediate_size=29568, num_hidden_layers=80, num_attention_heads=64,
-        num_key_value_heads=8,
-    ),
-    "llava-v1.6-mistral-7b": next_("mistral", intermediate_size=14336, num_key_value_heads=8),
-    "llava-v1.6-vicuna-7b": next_("llama", max_position_embeddings=4096),
-    "llava-v1.6-vicuna-13b": next_(
-        "llama", hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40,
-        num_key_value_heads=40,
-    ),
-    "llama3-llava-next-8b": next_(
-        "llama", intermediate_size=14336, num_key_value_heads=8, vocab_size=128320
-    ),
-    "llava-v1.6-34b": next_(
-        "llama", hidden_size=7168, intermediate_size=20480, num_hidden_layers=60, num_attention_heads=56,
-        num_key_value_heads=8, vocab_size=64064,
-    ),
-    "llava-next-72b": next_(
-        "qwen2", hidden_size=8192, intermediate_size=24576, num_hidden_layers=80, num_attention_heads=64,
-        num_key_value_heads=64, vocab_size=152064,
-    ),
-    "llava-next-110b": next_(
-        "qwen2", hidden_size=8192, intermediate_size=49152, num_hidden_layers=80, num_attention_heads=64,
-        num_key_value_heads=8, vocab_size=152064,
-    ),
-}  # fmt: skip
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 ODD = {
     "all that OneVision omits": {"model_type": "llava_onevision", "text_config": SMALL},
     "all that NeXT omits": {"model_type": "llava_next", "text_config": SMALL},
     "a vision_config of nothing": {"model_type": "llava_onevision", "vision_config": {}, "text_config": SMALL},
     "biases, a width of heads, two feature layers": {
-        **next_("llama", **SMALL, attention_bias=True, mlp_bias=True, head_dim=24),
+        **next_of("llama", **SMALL, attention_bias=True, mlp_bias=True, head_dim=24),
         "vision_feature_layer": [-2, -5],
         "multimodal_projector_bias": False,
     },
-    "keys that another language model would read": next_("mistral", **SMALL, attention_bias=True, mlp_bias=True),
-    "as many KV heads as heads": next_("qwen2", **SMALL, num_key_value_heads=None),
-    "tied as a whole": next_("llama", **SMALL) | {"tie_word_embeddings": True},
-    "tied in its part, which NeXT does not read": next_("llama", **SMALL, tie_word_embeddings=True),
+    "keys that another language model would read": next_of("mistral", **SMALL, attention_bias=True, mlp_bias=True),
+    "as many KV heads as heads": next_of("qwen2", **SMALL, num_key_value_heads=None),
+    "tied as a whole": next_of("llama", **SMALL) | {"tie_word_embeddings": True},
+    "tied in its part, which NeXT does not read": next_of("llama", **SMALL, tie_word_embeddings=True),
 }  # fmt: skip
 
 
 @cache
 def built(name: str) -> Any:
     """transformers' own model of that configuration, without memory."""
-    config = copy.deepcopy({**HUB, **ODD}[name])
+    config = copy.deepcopy({**PUBLISHED, **ODD}[name])
     kind = config["model_type"]
     with torch.device("meta"):
         return MODELS[kind](CONFIGS[kind].from_dict(config))
@@ -141,9 +76,9 @@ def counted(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", [*HUB, *ODD])
+@pytest.mark.parametrize("name", [*PUBLISHED, *ODD])
 def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -> None:
-    model, footprint = built(name), Footprint.from_config({**HUB, **ODD}[name])
+    model, footprint = built(name), Footprint.from_config({**PUBLISHED, **ODD}[name])
     language = model.model.language_model
 
     assert footprint.vision.parameters == counted(model.model.vision_tower)
@@ -152,9 +87,9 @@ def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -
     assert footprint.parameters == counted(model)
 
 
-@pytest.mark.parametrize("name", [*HUB, *ODD])
+@pytest.mark.parametrize("name", [*PUBLISHED, *ODD])
 def test_linear_layers_are_those_that_quantization_packs(name: str) -> None:
-    footprint = Footprint.from_config({**HUB, **ODD}[name])
+    footprint = Footprint.from_config({**PUBLISHED, **ODD}[name])
     whole = footprint.vision + footprint.projector + footprint.language
 
     packed = [m for n, m in built(name).named_modules() if type(m) is torch.nn.Linear and n != "lm_head"]
@@ -179,7 +114,7 @@ def test_parts_that_are_omitted_are_those_of_transformers_configurations(kind: s
 
 
 def test_0_5b_by_hand() -> None:
-    footprint = Footprint.from_config(HUB["llava-onevision-qwen2-0.5b"])
+    footprint = Footprint.from_config(PUBLISHED["llava-onevision-qwen2-0.5b"])
 
     # A SigLIP layer: q, k, v, out 1152 x 1152 and MLP 1152 x 4304 twice, their biases, two norms.
     layer = 4 * (1152**2 + 1152) + 2 * 1152 * 4304 + 4304 + 1152 + 4 * 1152
@@ -196,7 +131,7 @@ def test_0_5b_by_hand() -> None:
 
 
 def test_7b_by_hand() -> None:
-    footprint = Footprint.from_config(HUB["llava-onevision-qwen2-7b"])
+    footprint = Footprint.from_config(PUBLISHED["llava-onevision-qwen2-7b"])
 
     linear = 28 * (2 * 3584**2 + 2 * 3584 * 512 + 3 * 3584 * 18944)
     others = 28 * (3584 + 2 * 512 + 2 * 3584) + 3584
@@ -212,7 +147,7 @@ def test_7b_by_hand() -> None:
 
 
 def test_72b_by_hand() -> None:
-    footprint = Footprint.from_config(HUB["llava-onevision-qwen2-72b"])
+    footprint = Footprint.from_config(PUBLISHED["llava-onevision-qwen2-72b"])
 
     linear = 80 * (2 * 8192**2 + 2 * 8192 * 1024 + 3 * 8192 * 29568)
     others = 80 * (8192 + 2 * 1024 + 2 * 8192) + 8192
@@ -224,7 +159,7 @@ def test_72b_by_hand() -> None:
         + 2 * 152064 * 8192
         + 8192
         + (1152 * 8192 + 8192 + 8192**2 + 8192)
-        + Footprint.from_config(HUB["llava-onevision-qwen2-7b"]).vision.parameters
+        + Footprint.from_config(PUBLISHED["llava-onevision-qwen2-7b"]).vision.parameters
     )
     assert footprint.parameters == 73_180_522_016
     assert footprint.weight_bytes("bfloat16", "none") == 146_361_044_032
@@ -255,7 +190,6 @@ def test_weight_bytes_are_those_held(tmp_path: Path, dtype: str) -> None:
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_quantized_weight_bytes_are_those_held(tmp_path: Path, quantization: str) -> None:
-    pytest.importorskip("bitsandbytes")
     footprint = footprint_of(write(tmp_path))
     bits: dict[str, Any] = {
         "int8": {"load_in_8bit": True},
@@ -291,9 +225,9 @@ def size(tensors: Iterable[torch.Tensor]) -> int:
     ("config", "words"),
     [
         ({"model_type": "llava"}, "model_type must be llava_onevision or llava_next, not 'llava'"),
-        (next_("gemma2"), "text_config.model_type must be qwen2 or llama or mistral, not 'gemma2'"),
-        (next_("llama", hidden_size="4096"), "text_config.hidden_size must be a whole number above 0, not '4096'"),
-        (next_("llama", num_hidden_layers=0), "text_config.num_hidden_layers must be a whole number above 0, not 0"),
+        (next_of("gemma2"), "text_config.model_type must be qwen2 or llama or mistral, not 'gemma2'"),
+        (next_of("llama", hidden_size="4096"), "text_config.hidden_size must be a whole number above 0, not '4096'"),
+        (next_of("llama", num_hidden_layers=0), "text_config.num_hidden_layers must be a whole number above 0, not 0"),
     ],
 )  # fmt: skip
 def test_what_is_not_known_is_told_by_key(config: dict[str, Any], words: str) -> None:
