@@ -81,6 +81,6 @@ def film(frames: Sequence[Pixels]) -> bytes:
 
 def normalised(crops: Pixels, tiles: Geometry) -> npt.NDArray[np.float32]:
     """Our crops as the tower sees them: (n, 3, tile, tile)."""
-    mean, std = np.float32(tiles.mean), np.float32(tiles.std)
+    mean, std = np.asarray(tiles.mean, np.float32), np.asarray(tiles.std, np.float32)
     whole: npt.NDArray[np.float32] = (crops.astype(np.float32) / np.float32(255) - mean) / std
     return whole.transpose(0, 3, 1, 2)

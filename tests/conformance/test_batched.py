@@ -24,7 +24,7 @@ DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "checkpoint"
 ASSETS = 204
 BATCH = 12  # of any lengths: not the buckets' near ones
 TILE = 70  # 5 x 5 patches, so that some hundred captions take seconds
-WORDS = "a red circle above the square, 2 Löwen and 獅子 in detail ".split()
+WORDS = ("a", "red", "circle", "above", "the", "square,", "2", "Löwen", "and", "獅子", "in", "detail")
 
 
 def ragged(family: Family) -> list[Asked]:

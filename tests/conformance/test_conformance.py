@@ -88,8 +88,8 @@ def videos(family: Family, frames: Sequence[int]) -> list[Asked]:
 
 
 def conversation(family: Family, images: Sequence[int]) -> tuple[Turn, ...]:
-    """A system turn where the family's own prompts have one, and a user turn for each of `images`."""
-    said = [Turn("system", family.system)] if family.system else []
+    """A system turn, and a user turn for each of `images`, which is how many it shows."""
+    said = [Turn("system", family.system)]
     for n, shown in enumerate(images):
         said += [Turn("assistant", "Ein Löwe, 獅子.")] if n else []
         said.append(Turn("user", QUESTIONS[n % len(QUESTIONS)], shown))

@@ -1,7 +1,9 @@
 """The families: for each, what its configuration on the hub says, with tiny widths, and the writer of a checkpoint.
 
-Settings of pixels, tokens and ends are the hub's own. Besides widths, depths and vocabularies only
-`max_position_embeddings` of Vicuna (4,096), Llama 3 (8,192) and Yi (4,096) differs: four tiled images must fit.
+Settings of pixels, towers and prompts are the hub's own. Besides widths, depths and vocabularies only
+`max_position_embeddings` of Vicuna (4,096), Llama 3 (8,192) and Yi (4,096) differs: four tiled images must fit. What
+generation_config.json says of sampling is from the text towers' own checkpoints: Vicuna 1.5, Llama 3 Instruct and, with
+a stronger penalty, Qwen1.5 Chat.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ ONEVISION = {
     "vision_aspect_ratio": "anyres_max_9",
     "vision_feature_layer": -1,
     "vision_feature_select_strategy": "full",
-    "tie_word_embeddings": True,
+    "tie_word_embeddings": False,  # the text tower's says otherwise, and holds
 }
 CLIP = {  # three layers, so that the last but one is not the first
     "model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2,
@@ -101,7 +103,7 @@ EMPHASIS = 1.4  # of an end-of-sequence token: in some 2 % of steps it is then t
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of checkpoint: a tokenizer, a chat template, a text tower, and how a caption ends.
+    """A kind of checkpoint, like `hub`: a tokenizer, a chat template, a text tower, and how a caption ends.
 
     `ends` are the end-of-sequence tokens of generation_config.json, `generation` whatever else it carries; `system`
     is a system turn in the family's manner.
@@ -113,8 +115,8 @@ class Family:
     template: str
     text: Mapping[str, Any]
     ends: tuple[str, ...]
+    system: str
     generation: Mapping[str, Any] = field(default_factory=dict)
-    system: str = ""
     video: bool = False
 
 
@@ -130,41 +132,42 @@ FAMILIES = (
         {"model_type": "qwen2", "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
          "sliding_window": 32768, "use_sliding_window": False, "max_window_layers": 24,
          "tie_word_embeddings": True},
-        ("<|im_end|>",), system="You are a helpful assistant.", video=True,
+        ("<|im_end|>",), "You are a helpful assistant.", video=True,
     ),
     Family(
         "next-mistral", "llava-hf/llava-v1.6-mistral-7b-hf", _mistral, templates.MISTRAL,
         {"model_type": "mistral", "num_key_value_heads": 2, "rms_norm_eps": 1e-05, "rope_theta": 1000000.0,
          "sliding_window": None},
-        ("</s>",), system="Be brief.",
+        ("</s>",), "Be brief.",
     ),
     Family(
         "next-vicuna", "llava-hf/llava-v1.6-vicuna-7b-hf",
         lambda: lexicons.llama2(("<image>",), pad_token="<unk>", legacy=False), templates.VICUNA,
         {"model_type": "llama", "rms_norm_eps": 1e-05},
-        ("</s>",), {"temperature": 0.9, "top_p": 0.6},
+        ("</s>",),
         "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
         "detailed, and polite answers to the human's questions.",
+        {"temperature": 0.9, "top_p": 0.6},
     ),
     Family(
         "next-llama3", "llava-hf/llama3-llava-next-8b-hf", lexicons.llama3, templates.LLAMA3,
         {"model_type": "llama", "num_key_value_heads": 2, "rms_norm_eps": 1e-05, "rope_theta": 500000.0},
-        ("<|end_of_text|>", "<|eot_id|>"), {"do_sample": True, "temperature": 0.6, "top_p": 0.9},
+        ("<|end_of_text|>", "<|eot_id|>"),
         "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
         "provides, and assist the user with a variety of tasks using natural language.",
+        {"do_sample": True, "temperature": 0.6, "top_p": 0.9},
     ),
     Family(
         "next-yi-chatml", "llava-hf/llava-v1.6-34b-hf", lexicons.yi, templates.YI,
         {"model_type": "llama", "num_key_value_heads": 1, "rms_norm_eps": 1e-05, "rope_theta": 5000000.0},
-        ("<|im_end|>",), system="Answer the questions.",
+        ("<|im_end|>",), "Answer the questions.",
     ),
     Family(  # Qwen1.5 has a head of keys and values for each of queries, and its own penalty on repetitions
         "next-qwen-chatml", "llava-hf/llava-next-72b-hf", lambda: lexicons.qwen(("<image>",)), templates.QWEN,
         {"model_type": "qwen2", "num_key_value_heads": 4, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0,
          "sliding_window": 32768, "use_sliding_window": False, "max_window_layers": 70},
-        ("<|im_end|>", "<|endoftext|>"),
+        ("<|im_end|>", "<|endoftext|>"), "You are a helpful assistant.",
         {"do_sample": True, "repetition_penalty": 1.1, "temperature": 0.7, "top_k": 20, "top_p": 0.8},
-        "You are a helpful assistant.",
     ),
 )  # fmt: skip
 
