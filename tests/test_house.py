@@ -21,6 +21,7 @@ HEAVY = {
     "actors/decoding.py",
     "actors/loading.py",
     "actors/sampling.py",
+    "jobs/bench/prompts.py",
     "jobs/demo/accuracy.py",
     "jobs/demo/hub.py",
     "jobs/demo/lesson.py",

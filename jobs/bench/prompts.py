@@ -1,9 +1,10 @@
 """What several prompts about one asset cost beside one prompt, and beside as many separate runs.
 
     python -m jobs.bench.prompts CHECKPOINT [--prompts N] [--new-tokens N] [--pairs N] [--dtype NAME] [--threads N]
+        [--compare NAME ...]
 
 Pictures of random pixels in eight fixed sizes; every caption has exactly as many new tokens as asked for. What is
-compared runs in turns in one process; printed are medians of the ratios of `--pairs` turns.
+compared runs in turns in one process; printed are medians of ratios, with their spread and both sides' seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -76,6 +78,13 @@ class Sides:
         return time.perf_counter() - begun
 
 
+COMPARED = {
+    "together / one": (Sides.together, Sides.one),
+    "apart / one": (Sides.apart, Sides.one),
+    "together / one, all assets in a batch": (Sides.together_batch, Sides.one_batch),
+}
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -85,27 +94,24 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--compare", nargs="+", choices=COMPARED, default=list(COMPARED))
     given = parser.parse_args()
     model = ModelConfig(str(given.checkpoint), dtype=given.dtype, threads=given.threads)
-    tiles, console = geometry(given.checkpoint), Console()
+    tiles, console = geometry(given.checkpoint), Console(soft_wrap=True)
     replica = Replica(model, str(given.checkpoint), tiles, given.new_tokens)
     sides = Sides(replica, samples(tiles), given.prompts, given.new_tokens)
-    sides.together_batch()  # warm up
-    turns = [
-        (sides.one(), sides.together(), sides.apart(), sides.one_batch(), sides.together_batch())
-        for _ in range(given.pairs)
-    ]
-    rows = {
-        "together / one": [together / one for one, together, *_ in turns],
-        "apart / one": [apart / one for one, _, apart, *_ in turns],
-        "together / one, in one batch of all assets": [all_ / one for *_, one, all_ in turns],
-    }
     console.print(
         f"{given.prompts} prompts, {len(SIZES)} pictures, {given.new_tokens} new tokens each, {given.dtype}, "
-        f"seed {SEED}; one prompt asset by asset: {statistics.median(t[0] for t in turns):.2f} s"
+        f"{torch.get_num_threads()} threads, seed {SEED}; medians of {given.pairs} pairs"
     )
-    for name, ratios in rows.items():
-        console.print(f"{name}: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    for name in given.compare:
+        many, one = COMPARED[name]
+        many(sides)  # warm up
+        pairs = [(many(sides), one(sides)) for _ in range(given.pairs)]
+        ratios = [a / b for a, b in pairs]
+        seconds = " and ".join(f"{statistics.median(side):.2f} s" for side in zip(*pairs, strict=True))
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        console.print(f"{name}: {statistics.median(ratios):.2f} ({spread}; {seconds})")
 
 
 if __name__ == "__main__":
