@@ -24,7 +24,7 @@ from jobs.preflight import Ready
 from jobs.progress import Progress
 from pipeline import fit, flow, messages, publish, storage
 from pipeline import plan as planning
-from pipeline.commit import Committer, committed, receipt
+from pipeline.commit import Committer, committed, manifest_uri, receipt
 from pipeline.config import Job
 from pipeline.errors import ConfigError, RunError
 from pipeline.index import index_uri
@@ -161,25 +161,33 @@ def _caption(
         ).iter_rows():
             progress.add(receipt(row))
             interrupt.check()
+            if storage.exists(manifest_uri(job.output.uri, plan.run_id)):
+                break  # another driver has published this run: what is left to do here is done
 
 
 def _publish(
     output: str, plan: Plan, prompts: int, metadata: Mapping[str, str], console: Console
 ) -> dict[str, Any]:
-    manifest = publish.manifest_uri(output, plan.run_id)
+    """Publish, unless another driver has: what is published once does not change."""
+    manifest = manifest_uri(output, plan.run_id)
     try:
-        if not storage.exists(manifest) and (missing := publish.missing(output, plan)):
-            raise RunError(
-                f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
-            )
-        compact = publish.Compactor(output, plan.run_id, [u.unit_id for u in plan.units], metadata)
-        parts = [
-            pa.table({"number": [p.number], "of": [p.of]}) for p in publish.partitions(plan.assets * prompts)
-        ]
-        done = [json.loads(row["done"]) for row in flow.publish(parts, compact).iter_rows()]
-        return publish.publish(output, plan, done, metadata)
-    except (storage.MissingError, RayError):  # the parts are gone: this driver was overtaken
+        if not storage.exists(manifest):
+            return publish.publish(output, plan, _compact(output, plan, prompts, metadata), metadata)
+    except (storage.MissingError, RayError, RunError):  # the parts are gone: this driver was overtaken
         if not storage.exists(manifest):
             raise
-        console.print("Another driver has published this run meanwhile.")
-        return publish.swap(output, plan.run_id)
+    console.print("Another driver has published this run meanwhile.")
+    return publish.swap(output, plan.run_id)
+
+
+def _compact(output: str, plan: Plan, prompts: int, metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Write the published files, and describe them."""
+    if missing := publish.missing(output, plan):
+        raise RunError(
+            f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
+        )
+    compact = publish.Compactor(output, plan.run_id, [u.unit_id for u in plan.units], metadata)
+    parts = [
+        pa.table({"number": [p.number], "of": [p.of]}) for p in publish.partitions(plan.assets * prompts)
+    ]
+    return [json.loads(row["done"]) for row in flow.publish(parts, compact).iter_rows()]

@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
 from pipeline.errors import CaptionmillError, RunError
+
+# Where Ray Data's own words begin, which it adds to the message of whatever a step raises.
+ADVICE = "\nFailed to apply UDF transform"
 
 
 @contextmanager
@@ -66,23 +69,27 @@ def _own_errors() -> Iterator[None]:
     try:
         yield
     except RayError as error:
-        cause = _ours(error)
-        if cause is not None:
-            raise cause from error
+        root = _root(error)
+        said = str(root).partition(ADVICE)[0]
+        if isinstance(root, CaptionmillError):
+            root.args = (said,)
+            raise root from error
         raise RunError(
-            f"Ray ended the run: {_last_line(error)}\nWhat is committed is kept; start the same command to go on"
+            f"Ray ended the run: {_line(root, said)}\n"
+            "What is committed is kept; start the same command to go on"
         ) from error
 
 
-def _ours(error: BaseException | None) -> CaptionmillError | None:
-    """The captionmill error at the root of a chain of causes."""
-    while error is not None:
-        if isinstance(error, CaptionmillError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
+def _root(error: Exception) -> Exception:
+    """What a worker raised, out of Ray's wrappers, which pose as errors of its class."""
+    while isinstance(error, RayTaskError):
+        error = error.cause
+    return error
 
 
-def _last_line(error: RayError) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:500] if lines else type(error).__name__
+def _line(error: Exception, said: str) -> str:
+    """One line: of what Ray says the last, where the reason stands."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    if isinstance(error, RayError) and lines:
+        return lines[-1][:500]
+    return f"{type(error).__name__}: {' '.join(lines)}"[:500]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from jobs.preflight import Ready, check
 from pipeline import publish, storage
+from pipeline.commit import manifest_uri
 from pipeline.config import Job, Loaded
 from pipeline.errors import ConfigError, RunError
 
@@ -23,7 +24,7 @@ def start(loaded: Loaded, console: Console) -> dict[str, Any]:
     ready = check(loaded)
     output = ready.job.output.uri
     _check_dataset(ready.job)
-    if storage.exists(publish.manifest_uri(output, ready.run_id)):
+    if storage.exists(manifest_uri(output, ready.run_id)):
         console.print("Nothing to do: this job is published; neither its input nor its recipe has changed.")
         snapshot = publish.swap(output, ready.run_id)
     else:

@@ -40,6 +40,7 @@ class Committer:
 
     def __init__(self, output: str, context: Context, metadata: Mapping[str, str]) -> None:
         self._folder = units_uri(output, context.run_id)
+        self._manifest = manifest_uri(output, context.run_id)
         self._context = context
         self._metadata = metadata
 
@@ -57,7 +58,12 @@ class Committer:
         table = part_table(captioned, self._context, datetime.now(UTC))
         data = part_bytes(table, {**self._metadata, "captionmill.unit_id": captioned.unit.unit_id})
         # The first attempt's part stands where the store can refuse the second: then what is compacted never changes.
-        storage.put_new(storage.join(self._folder, f"{captioned.unit.unit_id}.parquet"), data)
+        part = storage.join(self._folder, f"{captioned.unit.unit_id}.parquet")
+        storage.put_new(part, data)
+        if storage.exists(
+            self._manifest
+        ):  # another driver has published meanwhile, and removed what it found
+            storage.delete(part)
         failed = [a.outcome for a in captioned.answers if isinstance(a.outcome, Problem)]
         said = [a.outcome for a in captioned.answers if not isinstance(a.outcome, Problem)]
         return Receipt(
@@ -125,6 +131,11 @@ def part_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
 def units_uri(output: str, run_id: str) -> str:
     """The folder of a run's unit parts."""
     return storage.join(output, "runs", run_id, "units")
+
+
+def manifest_uri(output: str, run_id: str) -> str:
+    """Where a run's manifest is; it exists from the moment that the run's files are complete."""
+    return storage.join(output, "runs", run_id, "manifest.json")
 
 
 def committed(output: str, run_id: str) -> set[str]:

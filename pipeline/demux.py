@@ -78,10 +78,13 @@ class _Packets:
         self.shown.append(shown)
 
 
-def open_container(data: bytes) -> av.container.InputContainer:
+def open_container(data: bytes, limits: VideoConfig) -> av.container.InputContainer:
     """The container, to be closed by the caller. Raises MediaError: CORRUPT or UNIDENTIFIED."""
+    options = OPTIONS | _codec_options(
+        limits
+    )  # FFmpeg decodes already here, in search of what headers leave open
     try:
-        return av.open(io.BytesIO(data), mode="r", options=OPTIONS, metadata_errors="replace")
+        return av.open(io.BytesIO(data), mode="r", options=options, metadata_errors="replace")
     except MemoryError:
         raise
     except av.FFmpegError as error:
@@ -102,7 +105,16 @@ def video_stream(container: av.container.InputContainer, limits: VideoConfig) ->
     _check_pixels(streams[0].width, streams[0].height, limits)
     streams[0].thread_type = "SLICE"  # frame threads can hang a process that stops before the end (PyAV 1849)
     streams[0].codec_context.thread_count = 1
+    streams[0].codec_context.options = _codec_options(limits)
     return streams[0]
+
+
+def _codec_options(limits: VideoConfig) -> dict[str, str]:
+    """FFmpeg's own limit, which holds before frames are allocated: 3 KB of H.264 else take 16 s and 3.7 GB.
+
+    It is on coded sizes, which are rounded up to blocks of 64 x 64 at most: hence twice ours, and a little.
+    """
+    return {"max_pixels": str(2 * limits.max_pixels + (1 << 16))}
 
 
 def _check_pixels(width: int, height: int, limits: VideoConfig) -> None:
@@ -115,7 +127,7 @@ def survey(data: bytes, limits: VideoConfig) -> Index:
     """The first pass."""
     if not data:
         raise MediaError(Code.EMPTY, "the file has no bytes")
-    with open_container(data) as container:
+    with open_container(data, limits) as container:
         stream = video_stream(container, limits)
         packets, decoder = _Packets(), Decoder(stream, limits)
         for packet in demux(container):

@@ -20,8 +20,6 @@ from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
 
 Step = Callable[[pa.Table], pa.Table]  # one row in, one row out
 
-COMMIT_CPUS = 0.25  # building a part is milliseconds; the PUT waits
-
 
 @dataclass(frozen=True, slots=True)
 class Actor:
@@ -43,7 +41,7 @@ class Pools:
 
 
 def pools(cpus: float, replicas: int, gpus_per_replica: float, preprocessors: int = 0) -> Pools:
-    """Sizes that leave a share of a core for commits, so that no pool can starve another.
+    """Sizes with which no pool can starve another.
 
     Replicas on CPU take three quarters of the cores between them, whole cores where they get more than one: their
     threads wait for one another, and two that share a core with a decoder made the demo 7 times slower.
@@ -51,7 +49,7 @@ def pools(cpus: float, replicas: int, gpus_per_replica: float, preprocessors: in
     """
     share = 0.75 * cpus / replicas
     replica_cpus = 0.0 if gpus_per_replica else float(int(share)) if share >= 1 else share
-    free = max(0.0, cpus - replicas * replica_cpus - COMMIT_CPUS)
+    free = max(0.0, cpus - replicas * replica_cpus)
     count = preprocessors or max(1, int(free))
     return Pools(replicas, replica_cpus, gpus_per_replica, count, min(1.0, free / count))
 
@@ -59,7 +57,7 @@ def pools(cpus: float, replicas: int, gpus_per_replica: float, preprocessors: in
 def index(shards: Sequence[pa.Table], indexer: Actor) -> Dataset:
     """One row per shard in, {shard}; one row per shard out, {index_uri}, when its index object exists."""
     _context()
-    return ray.data.from_arrow(list(shards)).map_batches(
+    return _rows(shards).map_batches(
         # CPU: stream the shard, probe headers in a child process, PUT the index
         indexer.cls,
         fn_constructor_kwargs=dict(indexer.kwargs),
@@ -76,7 +74,7 @@ def caption(
     """One row per unit in, {unit, index_uri}, longest first; one receipt per unit out, when its part exists."""
     _context()
     return (
-        ray.data.from_arrow(list(units))
+        _rows(units)
         .map_batches(
             # CPU: range-read, decode in a child process, cut crops → {unit, assets, views, answers, pixels}
             preprocessor.cls,
@@ -97,12 +95,13 @@ def caption(
             compute=ActorPoolStrategy(size=size.replicas, max_tasks_in_flight_per_actor=3),
         )
         .map_batches(
-            # CPU: check, one PUT → receipt
+            # CPU: check, one PUT → receipt; milliseconds and a wait. They ask for no share of a core, or actors that
+            # Ray starts again on what is left of a cluster could take the last one, and the run would stand for ever.
             commit,
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=COMMIT_CPUS,
-            compute=TaskPoolStrategy(),
+            num_cpus=0,
+            compute=TaskPoolStrategy(size=2 * size.replicas),
         )
     )
 
@@ -110,7 +109,7 @@ def caption(
 def publish(partitions: Sequence[pa.Table], compact: Step) -> Dataset:
     """One row per partition in, {number, of}; its files' description out, {done}, when they exist."""
     _context()
-    return ray.data.from_arrow(list(partitions)).map_batches(
+    return _rows(partitions).map_batches(
         # CPU: read parts, sort, PUT
         compact,
         batch_size=1,
@@ -118,6 +117,16 @@ def publish(partitions: Sequence[pa.Table], compact: Step) -> Dataset:
         num_cpus=1,
         compute=TaskPoolStrategy(),
     )
+
+
+def _rows(tables: Sequence[pa.Table]) -> Dataset:
+    """A dataset of these tables, a block each.
+
+    Not `from_arrow`: it starts a task for each table to ask how long it is. For 2,000 units these took 52 s, where this
+    takes 12, and they wait for a core, which on a cluster that another driver fills may be for hours.
+    """
+    dataset: Dataset = ray.data.from_blocks(list(tables))
+    return dataset
 
 
 def _cpus() -> float:
@@ -128,6 +137,7 @@ def _context() -> None:
     """Settings of this process's Ray Data, read when a dataset is made."""
     context = DataContext.get_current()
     context.max_errored_blocks = 0
+    context.raise_original_map_exception = True  # else the driver gets a text of Ray's in its place
     context.target_max_block_size = None  # a unit never splits into two blocks
     context.execution_no_progress_timeout_s = 3600  # longer than loading a model and the longest unit
     context.max_consecutive_actor_init_deaths = 3

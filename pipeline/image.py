@@ -43,6 +43,8 @@ BROKEN = (
     AssertionError, RuntimeError, struct.error, zlib.error,
 )  # fmt: skip
 
+NO_MEMORY = ("out of memory", "decoder error -9")  # how Pillow's decoders, and its one for TIFF, say it
+
 TRANSPOSE = {  # EXIF orientation to what makes the picture upright; 1 and unknown values need nothing
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -87,7 +89,8 @@ def decode(data: bytes, limits: ImageConfig) -> Image.Image:
     """Every pixel, upright, mode RGB; alpha lies on white, 16-bit and wider samples are scaled to 8 bits.
 
     Raises MediaError: EMPTY, UNIDENTIFIED, UNSUPPORTED (a known format that is not decoded here), TOO_LARGE
-    (more than `limits.max_pixels`, before anything is decoded), TRUNCATED (the data ends early), CORRUPT.
+    (more than `limits.max_pixels`, before anything is decoded), TRUNCATED (the data ends early), CORRUPT. MemoryError
+    where a decoder says that memory does not suffice.
     """
     with _opened(data, limits) as picture:
         orientation = _orientation(picture, data)
@@ -118,6 +121,8 @@ def _opened(data: bytes, limits: ImageConfig) -> Iterator[Image.Image]:
     except MediaError:
         raise
     except BROKEN as error:
+        if any(words in str(error) for words in NO_MEMORY):
+            raise MemoryError from None
         raise _broken(data, error) from None
 
 

@@ -26,7 +26,7 @@ from pipeline.types import Asset, Code, Shard, ShardFormat
 
 __all__ = ["Probe", "asset_id", "digest", "index_name", "index_uri", "read_index", "scan"]
 
-VERSION = 1  # of the rules in this module and the scanners; another version never reads an older one's index
+VERSION = 2  # of the rules in this module and the scanners; another version never reads an older one's index
 SCANNERS = {
     ShardFormat.TAR: archives.scan,
     ShardFormat.PARQUET: tables.scan,

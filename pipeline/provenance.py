@@ -20,7 +20,15 @@ from pipeline.types import Answer, Asset, Caption, Captioned, Clip, Code, Media,
 # ours, fixed for ever: asset_uuid depends on it
 NAMESPACE = uuid.UUID("b0b4bd3f-0d0f-5d0b-9c3e-8a4c9a1f7c11")
 # the same bytes may succeed next time: the machine was at fault, or the object changed under the run
-RETRIABLE = frozenset({Code.DECODER_CRASHED, Code.DECODER_TIMEOUT, Code.CONTENT_CHANGED, Code.OUT_OF_MEMORY})
+RETRIABLE = frozenset(
+    {
+        Code.DECODER_CRASHED,
+        Code.DECODER_TIMEOUT,
+        Code.CONTENT_CHANGED,
+        Code.OUT_OF_MEMORY,
+        Code.REPLICA_DIED,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)

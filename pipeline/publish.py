@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.columns import CAPTIONS, FAILURES, PART, SCHEMA_VERSION, parquet_options, split_part
-from pipeline.commit import units_uri
+from pipeline.commit import committed, manifest_uri, units_uri
 from pipeline.errors import IntegrityError
 from pipeline.plan import Plan
 
@@ -101,8 +101,13 @@ class Compactor:
         }
 
     def _read(self, unit_id: str, partition: Partition) -> pa.Table:
-        data = storage.read(storage.join(units_uri(self._output, self._run_id), f"{unit_id}.parquet"))
-        table = pq.read_table(io.BytesIO(data), schema=PART)
+        uri = _part_uri(self._output, self._run_id, unit_id)
+        try:
+            table = pq.read_table(io.BytesIO(storage.read(uri)), schema=PART)
+        except pa.ArrowInvalid as error:
+            raise IntegrityError(
+                f"{storage.redact(uri)} is no whole unit part: {error}; delete it and start again"
+            ) from error
         low, high = partition.bounds()
         ids = table["asset_id"]
         return table.filter(pc.and_(pc.greater_equal(ids, low), pc.less(ids, high))).replace_schema_metadata(
@@ -130,6 +135,19 @@ def parquet_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
     return sink.getvalue()
 
 
+def missing(output: str, plan: Plan) -> list[str]:
+    """The ids of units that have no part. What the listing lacks is looked at by name: listings may lag behind."""
+    there = committed(output, plan.run_id)
+    unlisted = [u.unit_id for u in plan.units if u.unit_id not in there]
+    with ThreadPoolExecutor(READERS) as pool:
+        found = pool.map(lambda unit: storage.exists(_part_uri(output, plan.run_id, unit)), unlisted)
+        return [unit for unit, exists in zip(unlisted, found, strict=True) if not exists]
+
+
+def _part_uri(output: str, run_id: str, unit_id: str) -> str:
+    return storage.join(units_uri(output, run_id), f"{unit_id}.parquet")
+
+
 def publish(
     output: str, plan: Plan, done: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -151,15 +169,18 @@ def publish(
         counts = {"units": len(plan.units), "cost": asdict(plan.cost)}
         manifest = {"snapshot": new, **counts, "metadata": dict(metadata)}
         storage.put(manifest_uri(output, plan.run_id), _json(manifest))
-    return swap(output, plan.run_id)
+    return swap(output, plan.run_id, [unit.unit_id for unit in plan.units])
 
 
-def swap(output: str, run_id: str) -> dict[str, Any]:
-    """Make the run, whose manifest exists, the published table, and drop its unit parts. Returns the snapshot."""
+def swap(output: str, run_id: str, unit_ids: Sequence[str] = ()) -> dict[str, Any]:
+    """Make the run, whose manifest exists, the published table, and drop its unit parts. Returns the snapshot.
+
+    Parts of `unit_ids` are dropped whether or not they are listed.
+    """
     new: dict[str, Any] = json.loads(storage.read(manifest_uri(output, run_id)))["snapshot"]
     if snapshot(output) != new:
         storage.put(storage.join(output, "snapshot.json"), _json(new))
-    _clean(output, run_id)
+    _clean(output, run_id, unit_ids)
     return new
 
 
@@ -172,15 +193,12 @@ def snapshot(output: str) -> dict[str, Any] | None:
     return loaded
 
 
-def manifest_uri(output: str, run_id: str) -> str:
-    """Where a run's manifest is; it exists from the moment that the run's files are complete."""
-    return storage.join(output, "runs", run_id, "manifest.json")
-
-
-def _clean(output: str, run_id: str) -> None:
+def _clean(output: str, run_id: str, unit_ids: Sequence[str]) -> None:
     """Remove the unit parts of a published run."""
+    listed = {e.uri for e in storage.listing(units_uri(output, run_id))}
+    named = {_part_uri(output, run_id, unit_id) for unit_id in unit_ids}
     with ThreadPoolExecutor(READERS) as pool:
-        list(pool.map(storage.delete, [e.uri for e in storage.listing(units_uri(output, run_id))]))
+        list(pool.map(storage.delete, listed | named))
 
 
 def _write_removed(

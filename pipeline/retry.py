@@ -10,8 +10,8 @@ import errno
 import random
 import re
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import aiohttp
 from botocore import exceptions as boto
@@ -22,6 +22,7 @@ from pipeline.errors import StorageError
 T = TypeVar("T")
 
 TRIES = 5  # about 3 s of waiting in all: long enough for a throttled prefix, short enough to notice an outage
+QUICK_TRIES = 3  # about 0.6 s
 FIRST_WAIT_S = 0.2  # doubled each time, +-50 % so that a thousand workers do not come back at once
 
 EXPECTED = (
@@ -35,6 +36,8 @@ EXPECTED = (
 )
 """What fsspec and its stores raise for reasons that are not our bugs."""
 
+# Refused though nothing is wrong with the request: its body was late, cut, or changed on the way.
+_SPOILT = {"RequestTimeout", "IncompleteBody", "BadDigest"}
 _BUSY = {errno.EBUSY, errno.EREMOTEIO, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ESTALE}
 _DROPPED = (
     TimeoutError,
@@ -42,6 +45,7 @@ _DROPPED = (
     boto.HTTPClientError,
     boto.ConnectionError,
     boto.IncompleteReadError,
+    boto.FlexibleChecksumError,  # the body is not the one whose checksum came with it: it was cut
     ResponseParserError,  # throttling answers are not always XML
     aiohttp.ClientPayloadError,
     aiohttp.ClientConnectionError,
@@ -52,44 +56,66 @@ class MissingError(StorageError):
     """The object (or its bucket) does not exist."""
 
 
-def call(operation: str, uri: str, action: Callable[[], T], tries: int = TRIES) -> T:
+def call(operation: str, uri: str, action: Callable[[], T], *, quick: bool = False) -> T:
     """`action()`, tried again while its failure may pass; raises `StorageError` (`MissingError`) in the end.
 
-    `FileExistsError` passes through: it is the answer of a conditional write, not a failure.
+    `quick` is for checks while somebody waits: fewer tries, and none after a time-out, for a store that is busy
+    answers. `FileExistsError` passes through: it is the answer of a conditional write, not a failure.
     """
-    for attempt in range(tries):
+    waits = pauses(QUICK_TRIES if quick else TRIES)
+    while True:
         try:
             return action()
         except FileExistsError:
             raise
         except EXPECTED as error:
-            if attempt + 1 == tries or not transient(error):
+            pause = next(waits, None)
+            if pause is None or not transient(error) or (quick and _silent(error)):
                 raise described(operation, uri, error) from error
-            time.sleep(FIRST_WAIT_S * 2**attempt * random.uniform(0.5, 1.5))
-    raise ValueError(f"tries must be at least 1, not {tries}")
+        time.sleep(pause)
+
+
+def pauses(tries: int = TRIES) -> Iterator[float]:
+    """Seconds between one try and the next; after the last of them there are no more tries."""
+    for n in range(tries - 1):
+        yield FIRST_WAIT_S * 2**n * random.uniform(0.5, 1.5)
 
 
 def transient(error: BaseException) -> bool:
-    """Whether the same request may succeed a moment later: time-outs, resets, throttling, 5xx."""
+    """Whether the same request may succeed a moment later: time-outs, resets, throttling, 5xx, a body that was cut.
+
+    A refusal (403) too: while credentials rotate or a policy spreads, a store refuses for a moment who is welcome.
+    """
     if isinstance(error, _DROPPED):
         return True
     status = http_status(error)
     if status is not None:
-        return (status >= 500 and status != 501) or status in (408, 409, 429)
+        passing = status in (403, 408, 409, 429) or (status >= 500 and status != 501)
+        return passing or _response(error).get("Error", {}).get("Code") in _SPOILT
     return isinstance(error, OSError) and error.errno in _BUSY
+
+
+def _silent(error: BaseException) -> bool:
+    timed_out = isinstance(error, TimeoutError | boto.ConnectTimeoutError | boto.ReadTimeoutError)
+    return timed_out and http_status(error) is None
 
 
 def http_status(error: BaseException | None) -> int | None:
     """The HTTP status behind an error that s3fs or aiohttp raised, if there was one."""
+    status = _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status if isinstance(status, int) else None
+
+
+def _response(error: BaseException | None) -> Mapping[str, Any]:
+    """What botocore understood of the answer behind an error; of an answer to aiohttp its status alone."""
     while error is not None:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
-            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-            return status if isinstance(status, int) else None
+            return response
         if isinstance(error, aiohttp.ClientResponseError):
-            return error.status
+            return {"ResponseMetadata": {"HTTPStatusCode": error.status}}
         error = error.__cause__
-    return None
+    return {}
 
 
 def described(operation: str, uri: str, error: BaseException) -> StorageError:
@@ -119,7 +145,8 @@ def _remedy(kind: type[StorageError], error: BaseException) -> str:
     if kind is MissingError:
         return "check the bucket and the path"
     if isinstance(error, PermissionError | boto.NoCredentialsError | boto.PartialCredentialsError):
-        return "check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID) and what they may do here"
+        credentials = "check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID) and what they may do here"
+        return f"{credentials}, then start again: finished work is kept"
     if isinstance(error, ImportError | ValueError):
         return "check the address; its scheme may need a package, such as gcsfs for gs://"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:

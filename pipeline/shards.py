@@ -62,7 +62,7 @@ def _found(uri: str, problems: list[str]) -> list[Shard]:
             if not entries:
                 wrong["matches nothing; check the pattern"].append(name)
         else:
-            entry = known[name] if name in known else _object(name)
+            entry = known.get(name) or _object(name)  # a listing may lag behind
             entries = [entry] if entry else []
             if not entry:
                 shards += _folder(name, wrong)
@@ -71,16 +71,16 @@ def _found(uri: str, problems: list[str]) -> list[Shard]:
     return shards
 
 
-def _known(names: Sequence[str]) -> dict[str, Entry | None]:
+def _known(names: Sequence[str]) -> dict[str, Entry]:
     """What can be said of literal names by listing the folders that hold many of them."""
     parents: dict[str, list[str]] = defaultdict(list)
     for name in names:
         parents[name.rpartition("/")[0]].append(name)
-    known: dict[str, Entry | None] = {}
+    known: dict[str, Entry] = {}
     for inside in parents.values():
         if len(inside) >= FEW:
             there = {entry.uri: entry for entry in storage.siblings(inside[0])}
-            known |= {name: there.get(name) for name in inside}
+            known |= {name: there[name] for name in inside if name in there}
     return known
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +35,7 @@ IN_FLIGHT = 64 * MIB  # what `read_many` holds at most, unless one object is lar
 THREADS = 16
 PATIENT = (5.0, 30.0)  # seconds to connect, and between bytes
 QUICK = (1.0, 1.5)  # the same for checks before a run
+PROBE = ".captionmill-probe"  # always this name, so that one left by a lost answer goes with the next check
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,20 @@ def absolute(uri: str) -> str:
     return _uri(fs, path)
 
 
-def read(uri: str) -> bytes:
-    """The whole object. For objects that fit in memory comfortably."""
+def read(uri: str, size: int | None = None) -> bytes:
+    """The whole object, as long as the store says that it is. For objects that fit in memory comfortably.
+
+    `size`, where it is known, saves the request that asks for it.
+    """
     fs, path = _open(uri)
-    return call("read", uri, lambda: bytes(fs.cat_file(path)))
+
+    def whole() -> bytes:
+        data = bytes(fs.cat_file(path))
+        if len(data) != size:
+            _check_length(len(data), int(fs.info(path)["size"]))
+        return data
+
+    return call("read", uri, whole)
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
@@ -74,13 +84,26 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
     if stop <= start:
         return b""
     fs, path = _open(uri)
-    data = call("read", uri, lambda: bytes(fs.cat_file(path, start=start, end=stop)))
+
+    def part() -> bytes:
+        data = bytes(fs.cat_file(path, start=start, end=stop))
+        if len(data) != stop - start:
+            _check_length(len(data), max(0, min(stop, int(fs.info(path)["size"])) - start))
+        return data
+
+    data = call("read", uri, part)
     if len(data) != stop - start:
         raise StorageError(
             f"cannot read {redact(uri)}: bytes {start} to {stop} were asked for and {len(data)} came; "
             "the object is shorter than it was, or still being written: start again"
         )
     return data
+
+
+def _check_length(came: int, due: int) -> None:
+    """A connection that was cut may look like a short object: the answer's own length is not to be trusted."""
+    if came != due:
+        raise ConnectionAbortedError(f"{came} of {due} bytes came")
 
 
 def read_many(objects: Iterable[tuple[str, int]]) -> Iterator[bytes | None]:
@@ -97,15 +120,15 @@ def read_many(objects: Iterable[tuple[str, int]]) -> Iterator[bytes | None]:
                 done, future = waiting.popleft()
                 held -= done
                 yield future.result()
-            waiting.append((size, pool.submit(_read_or_none, uri)))
+            waiting.append((size, pool.submit(_read_or_none, uri, size)))
             held += size
         while waiting:
             yield waiting.popleft()[1].result()
 
 
-def _read_or_none(uri: str) -> bytes | None:
+def _read_or_none(uri: str, size: int) -> bytes | None:
     try:
-        return read(uri)
+        return read(uri, size)
     except MissingError:
         return None
 
@@ -254,19 +277,19 @@ def _level(fs: Any, uri: str, action: Callable[[], dict[str, Any]]) -> list[Entr
 def check_readable(uri: str) -> None:
     """Raise `StorageError` within about 2 s if the object, folder or bucket at `uri` cannot be looked at."""
     fs, path = _open(uri, quick=True)
-    call("look at", uri, lambda: fs.info(path), tries=1)
+    call("look at", uri, lambda: fs.info(path), quick=True)
 
 
 def check_writable(uri: str) -> None:
     """Raise `StorageError` within about 2 s if objects cannot be written and deleted below `uri`."""
-    fs, path = _open(join(uri, f".captionmill-probe-{uuid.uuid4().hex}"), quick=True)
+    fs, path = _open(join(uri, PROBE), quick=True)
     if isinstance(fs, LocalFileSystem):
-        call("write to", uri, lambda: local.put(path, b"captionmill", replace=True), tries=1)
+        call("write to", uri, lambda: local.put(path, b"captionmill", replace=True), quick=True)
     else:
-        call(
-            "write to", uri, lambda: fs.pipe_file(path, b"captionmill", **_one_put(fs, 0, QUICK[1])), tries=1
-        )
-    call("delete in", uri, lambda: fs.rm_file(path), tries=1)
+        keywords = _one_put(fs, 0, QUICK[1])
+        call("write to", uri, lambda: fs.pipe_file(path, b"captionmill", **keywords), quick=True)
+    with contextlib.suppress(MissingError):  # another driver's check removed it
+        call("delete in", uri, lambda: fs.rm_file(path), quick=True)
 
 
 def _open(uri: str, *, quick: bool = False) -> tuple[Any, str]:
@@ -277,7 +300,7 @@ def _open(uri: str, *, quick: bool = False) -> tuple[Any, str]:
         connect, answer = QUICK if quick else PATIENT
         config = {"connect_timeout": connect, "read_timeout": answer, "retries": {"total_max_attempts": 1}}
         options |= {"config_kwargs": config, "max_concurrency": 1}  # above 1, each read begins with a HEAD
-    fs = call("open", uri, lambda: _filesystem(uri, options), tries=1)
+    fs = call("open", uri, lambda: _filesystem(uri, options))
     if s3:
         fs.retries = 1
     return fs, fs._strip_protocol(uri)

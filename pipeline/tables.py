@@ -89,7 +89,9 @@ def _unpacked(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
     """Rows as Python values; strings by way of bytes, because a file may call anything UTF-8."""
     values = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
-        if _is_text(field.type):
+        if pa.types.is_dictionary(field.type):
+            column = column.dictionary_decode()
+        if _is_text(column.type):
             cells = column.cast(pa.large_binary()).to_pylist()
             values[field.name] = [None if c is None else c.decode("utf-8", "backslashreplace") for c in cells]
         else:
@@ -140,11 +142,13 @@ def _columns(schema: pa.Schema, config: InputConfig) -> list[str]:
             raise MediaError(
                 Code.SHARD_UNREADABLE, f"column {name!r} has an extension type, which is not read"
             )
-    if not _is_image(schema.field(config.image_column).type):
+    if not _is_image(_plain(schema.field(config.image_column).type)):
         message = f"column {config.image_column!r} is {schema.field(config.image_column).type}"
         raise MediaError(Code.MISSING_COLUMN, f"{message}; it must be binary, or a struct of bytes and path")
     wanted = {config.image_column, config.key_column}
-    kept = [f.name for f in schema if f.name in wanted or (_is_scalar(f.type) and not _is_extension(f))]
+    kept = [
+        f.name for f in schema if f.name in wanted or (_is_scalar(_plain(f.type)) and not _is_extension(f))
+    ]
     return [name for name in kept if schema.names.count(name) == 1]
 
 
@@ -156,6 +160,11 @@ def _is_extension(field: pa.Field) -> bool:
     if isinstance(field.type, pa.BaseExtensionType) or EXTENSION in (field.metadata or {}):
         return True
     return any(_is_extension(field.type.field(i)) for i in range(field.type.num_fields))
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type of the values; pandas writes categories as a dictionary of them."""
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_image(kind: pa.DataType) -> bool:

@@ -59,6 +59,7 @@ class Code(StrEnum):
     UNSUPPORTED_MEDIA = "unsupported_media"  # a video, and the checkpoint takes images only
     PROMPT_TOO_LONG = "prompt_too_long"
     OUT_OF_MEMORY = "out_of_memory"
+    REPLICA_DIED = "replica_died"  # the process that holds the model, twice with this asset alone
 
 
 class Finish(StrEnum):

@@ -131,7 +131,7 @@ def _placed(
 ) -> Iterator[tuple[int, VideoFrame]]:
     """Decoded frames in display order with their places; packets that no remaining target needs are passed
     by."""
-    with open_container(data) as container:
+    with open_container(data, limits) as container:
         decoder = Decoder(video_stream(container, limits), limits)
         feeding, shown = False, 0
         for i, packet in enumerate(demux(container, decoder.stream)):

@@ -65,15 +65,8 @@ def _caption(request: Request) -> Caption:
 
 def with_doubles(made_of: Actors, ready: Ready, delay_s: float = 0.0) -> Actors:
     """The real actors, but for the replica inside the captioner."""
-    from actors.captioner import Captioner  # a worker that loads a double needs none of these imports
-    from pipeline import flow
-
-    kwargs = {
-        "replica": partial(Double, delay_s),
-        "prompts": ready.job.prompts,
-        "settings": ready.job.generation,
-    }
-    return replace(made_of, captioner=flow.Actor(Captioner, kwargs))
+    kwargs = {**made_of.captioner.kwargs, "replica": partial(Double, delay_s)}
+    return replace(made_of, captioner=replace(made_of.captioner, kwargs=kwargs))
 
 
 def caption_with_doubles(job_file: str, console: Console, delay_s: float = 0.0) -> dict[str, Any]:

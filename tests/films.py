@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 QUICK = {"deadline": "realtime"}  # for libvpx
+SILENT = {"x265-params": "log-level=none"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Film:
     def data(self, target: io.BytesIO | str | None = None) -> bytes:
         sink = target or io.BytesIO()
         with av.open(sink, "w", format=self.container, options=self.container_options) as out:
-            options = {"libx264": self.options, "libvpx": QUICK, "libvpx-vp9": QUICK}.get(self.codec)
+            encoders = {"libx264": self.options, "libx265": SILENT, "libvpx": QUICK, "libvpx-vp9": QUICK}
+            options = encoders.get(self.codec)
             stream = out.add_stream(self.codec, rate=25, options=options)
             assert isinstance(stream, av.VideoStream)
             stream.width, stream.height, stream.pix_fmt, stream.gop_size = 64, 48, "yuv420p", 12

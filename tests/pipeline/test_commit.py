@@ -13,7 +13,16 @@ import pytest
 
 from pipeline import messages, storage
 from pipeline.columns import PART
-from pipeline.commit import Committer, Receipt, check, committed, part_bytes, receipt, units_uri
+from pipeline.commit import (
+    Committer,
+    Receipt,
+    check,
+    committed,
+    manifest_uri,
+    part_bytes,
+    receipt,
+    units_uri,
+)
 from pipeline.errors import IntegrityError
 from pipeline.types import Answer, Captioned, Problem
 from tests import made
@@ -203,6 +212,14 @@ def test_the_first_part_of_a_unit_that_is_committed_twice_stands(tmp_path: Path)
 
     assert path.read_bytes() == first
     assert len(parts(tmp_path)) == 1
+
+
+def test_a_part_that_comes_when_its_run_is_published_does_not_stay(tmp_path: Path) -> None:
+    storage.put(manifest_uri(str(tmp_path), "run0"), b"{}")
+
+    committer(tmp_path).commit(made.captioned())
+
+    assert committed(str(tmp_path), "run0") == set()
 
 
 def test_two_attempts_at_a_unit_differ_in_their_time_only(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from pipeline import publish, storage
 from pipeline.columns import CAPTIONS, FAILURES
-from pipeline.commit import Committer
+from pipeline.commit import Committer, manifest_uri
 from pipeline.errors import IntegrityError
 from pipeline.fit import Needs
 from pipeline.plan import Plan
@@ -235,7 +235,7 @@ def test_the_old_snapshot_stays_where_the_new_one_is_refused(broken: Run) -> Non
         broken.publish()
 
     assert Path(broken.output, "snapshot.json").read_bytes() == before
-    assert not storage.exists(publish.manifest_uri(broken.output, "run1"))
+    assert not storage.exists(manifest_uri(broken.output, "run1"))
 
 
 def test_the_parts_stay_where_publishing_is_refused(broken: Run) -> None:
@@ -356,3 +356,13 @@ def test_the_compactor_speaks_in_one_row_tables(run: Run) -> None:
     said = compactor(pa.table({"number": [1], "of": [3]}))
 
     assert json.loads(said["done"][0].as_py()) == run.compact()[1]
+
+
+def test_a_part_that_is_cut_is_refused_by_name(run: Run) -> None:
+    part = next(Path(run.output, "runs/run0/units").iterdir())
+    part.write_bytes(part.read_bytes()[:-100])
+
+    with pytest.raises(
+        IntegrityError, match=rf"{part.name} is no whole unit part: .*; delete it and start again"
+    ):
+        run.compact()

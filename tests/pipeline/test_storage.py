@@ -184,7 +184,7 @@ def test_put_is_one_request(s3: str, caplog: pytest.LogCaptureFixture) -> None:
     storage.exists(join(s3, "a"))  # connects
     with caplog.at_level(logging.INFO, "werkzeug"):
         storage.put(join(s3, "a"), bytes(1 << 20))
-        storage.read(join(s3, "a"))
+        storage.read(join(s3, "a"), 1 << 20)
     assert [r.getMessage().split()[5] for r in caplog.records if r.name == "werkzeug"] == ['"PUT', '"GET']
 
 
@@ -198,14 +198,14 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
         def do_GET(self) -> None:
             status = statuses.pop(0) if statuses else 200
-            body = b"ok" if status == 200 and self.command == "GET" else b""
+            body = b"ok" if status == 200 and self.command in ("GET", "HEAD") else b""
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Connection", "close")
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(b"" if self.command == "HEAD" else body)
 
-        do_HEAD = do_GET
+        do_HEAD = do_DELETE = do_GET
 
         def do_PUT(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -244,11 +244,17 @@ def test_patience_ends(answer: list[int]) -> None:
     assert len(answer) == 15
 
 
-def test_refusal_is_not_repeated(answer: list[int]) -> None:
+def test_a_refusal_that_stays_is_told_soon(answer: list[int]) -> None:
     answer += [403] * 20
     with pytest.raises(StorageError, match="credentials"):
         storage.check_readable("s3://bucket/key")
-    assert len(answer) >= 18
+    assert len(answer) >= 16
+
+
+@pytest.mark.parametrize("passing", [403, 500, 503])
+def test_a_check_waits_for_a_store_that_is_busy_for_a_moment(answer: list[int], passing: int) -> None:
+    answer += [passing]
+    storage.check_writable("s3://bucket/prefix")
 
 
 def test_a_conflict_without_details_is_a_conflict(answer: list[int]) -> None:

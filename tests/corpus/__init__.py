@@ -1,0 +1,1 @@
+"""Bad inputs with names, generated, each with what must become of it."""

@@ -1,0 +1,75 @@
+"""What a disturbed run left, held against what the undisturbed run of the same job left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from jobs.verify import inspect
+from pipeline.publish import snapshot
+
+TABLES = ("captions", "failures")
+TIMES = "created_at"  # the one column that says when and not what
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Rows that differ, files that should not be there or should, and what `captionmill verify` finds."""
+
+    lost: int = 0
+    doubled: int = 0
+    wrong: int = 0
+    files: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """Whether nothing was lost, doubled, wrong, or left over."""
+        return self == Verdict()
+
+
+def published(output: Path) -> Mapping[str, pa.Table]:
+    """The rows of both tables, by the snapshot, without times."""
+    told = snapshot(str(output))
+    if told is None:
+        raise FileNotFoundError(f"{output} has no snapshot")
+    return {
+        name: pa.concat_tables([pq.ParquetFile(output / f["path"]).read() for f in told[name]["files"]])
+        .drop_columns([TIMES])
+        .replace_schema_metadata(None)
+        for name in TABLES
+    }
+
+
+def files(output: Path) -> set[str]:
+    """Every file below the output: a run's names depend on job and input alone."""
+    return {str(p.relative_to(output)) for p in output.rglob("*") if p.is_file()}
+
+
+def compare(undisturbed: Path, disturbed: Path) -> Verdict:
+    """Row by row, then file by file, then by `captionmill verify`."""
+    lost = doubled = wrong = 0
+    expected, found = published(undisturbed), published(disturbed)
+    for name in TABLES:
+        want, have = _rows(expected[name]), _rows(found[name])
+        lost += len(want.keys() - have.keys())
+        doubled += sum(len(rows) - 1 for rows in have.values())
+        wrong += len(have.keys() - want.keys())
+        wrong += sum(row not in have[key] for key, [row] in want.items() if key in have)
+    odd = sorted(files(undisturbed) ^ files(disturbed))
+    found_by_verify = inspect(str(disturbed), None, Console(quiet=True)).findings
+    return Verdict(lost, doubled, wrong, tuple(odd), tuple(map(str, found_by_verify)))
+
+
+def _rows(table: pa.Table) -> dict[tuple[str, str | None], list[dict[str, Any]]]:
+    """Rows by asset and prompt."""
+    rows: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        rows.setdefault((row["asset_id"], row["prompt_id"]), []).append(row)
+    return rows

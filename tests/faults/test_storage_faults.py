@@ -1,0 +1,204 @@
+"""A store on a bad day changes nothing in the published table, leaves nothing behind, and is not asked for ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import publish, storage
+from pipeline.retry import TRIES, MissingError
+from pipeline.shards import list_shards
+from tests import made
+from tests.conftest import Store
+from tests.faults.inline import Inline
+from tests.faults.proxy import KINDS, Fault, Proxy, Schedule, nothing
+from tests.faults.storage import BEHIND, FOR_GOOD, TRIALS, Result, Row, behind, compare, results
+from tests.pipeline.test_publish import Run
+
+CEPH_KINDS = (
+    "mixed",
+    "lost_put",
+    "list_misses",
+    "503 for good",
+)  # twice each; all kinds: `tests.faults.storage`
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[Proxy]:
+    """A proxy on a good day."""
+    with Proxy().serving() as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def inline() -> Iterator[Inline]:
+    """Runs without Ray."""
+    with Inline() as inline:
+        yield inline
+
+
+def checked(
+    store: Store, proxy: Proxy, inline: Inline, folder: Path, kinds: tuple[str, ...], jobs: int
+) -> dict[str, list[Result]]:
+    """The results of some jobs, by kind."""
+    found: dict[str, list[Result]] = {}
+    with behind(proxy, {"store": store}, made.checkpoint(folder / "checkpoint"), inline.run) as places:
+        for result in results(places, kinds, 0, jobs):
+            found.setdefault(result.kind, []).append(result)
+    return found
+
+
+@pytest.fixture(scope="module")
+def on_moto(
+    moto_store: Store, proxy: Proxy, inline: Inline, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[Result]]:
+    """A job under each kind of fault, every other one without conditional writes."""
+    return checked(moto_store, proxy, inline, tmp_path_factory.mktemp("moto"), TRIALS, len(TRIALS))
+
+
+@pytest.fixture(scope="module")
+def on_ceph(
+    ceph_store: Store, proxy: Proxy, inline: Inline, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[Result]]:
+    """Jobs under some kinds of fault, with conditional writes and without."""
+    if not ceph_store.environment:
+        pytest.skip("the proxy does not stand in front of a store of your own")
+    folder = tmp_path_factory.mktemp("ceph-faults")
+    return checked(ceph_store, proxy, inline, folder, CEPH_KINDS, 2 * len(CEPH_KINDS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [*KINDS, "mixed"])
+def test_a_fault_that_passes_changes_nothing(on_moto: dict[str, list[Result]], kind: str) -> None:
+    for result in on_moto[kind]:
+        assert result.injected > 0
+        assert result.good, result
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FOR_GOOD)
+def test_a_store_that_stays_down_ends_the_run_which_then_goes_on(
+    on_moto: dict[str, list[Result]], kind: str
+) -> None:
+    (result,) = on_moto[kind]
+    assert result.good, result
+    assert "start again: finished work is kept" in result.said[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", FOR_GOOD)
+def test_a_store_that_stays_down_is_not_asked_for_ever(on_moto: dict[str, list[Result]], kind: str) -> None:
+    (result,) = on_moto[kind]
+    shards_and_units_begun = 6 + 12
+    assert result.injected <= TRIES * shards_and_units_begun
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", CEPH_KINDS)
+def test_faults_in_front_of_a_real_store_change_nothing(on_ceph: dict[str, list[Result]], kind: str) -> None:
+    for result in on_ceph[kind]:
+        assert result.good, result
+    assert {result.conditions for result in on_ceph[kind]} == {True, False}
+
+
+@pytest.fixture
+def uri(moto_store: Store, proxy: Proxy) -> Iterator[str]:
+    """A new folder behind the proxy."""
+    environment = {**moto_store.environment, "AWS_ENDPOINT_URL": proxy.url}
+    proxy.forward_to(moto_store.environment["AWS_ENDPOINT_URL"])
+    with Store(environment, moto_store.root).entered() as uri:
+        yield uri
+    proxy.schedule(nothing)
+
+
+def once(kind: str, method: str) -> Fault:
+    """The first request with this method for each key fails."""
+    return lambda call: kind if call.method == method and call.nth == 0 else ""
+
+
+@pytest.mark.parametrize("kind", ["cut_off", "shortened", "reset_in_body"])
+def test_a_body_that_was_cut_is_read_again(uri: str, proxy: Proxy, kind: str) -> None:
+    storage.put(f"{uri}/a", bytes(range(256)))
+    proxy.schedule(once(kind, "GET"))
+
+    assert storage.read(f"{uri}/a") == bytes(range(256))
+    assert storage.read_range(f"{uri}/a", 10, 90) == bytes(range(10, 90))
+    assert list(storage.read_many([(f"{uri}/a", 256)])) == [bytes(range(256))]
+    assert proxy.injected[kind] == 2
+
+
+def test_an_object_of_another_size_than_was_expected_is_read_as_it_is(uri: str) -> None:
+    """Whether it was cut, the store knows; that it is another object, the reader says."""
+    storage.put(f"{uri}/a", b"changed")
+    assert storage.read(f"{uri}/a", 99) == b"changed"
+
+
+def test_a_stored_object_whose_answer_was_lost_is_what_was_written(uri: str, proxy: Proxy) -> None:
+    proxy.schedule(once("lost_put", "PUT"))
+    assert not storage.put_new(f"{uri}/a", b"mine")
+    assert storage.read(f"{uri}/a") == b"mine"
+
+
+def test_the_first_attempt_stands_where_the_second_loses_its_answer(uri: str, proxy: Proxy) -> None:
+    storage.put_new(f"{uri}/a", b"first")
+    proxy.schedule(once("lost_put", "PUT"))
+    assert not storage.put_new(f"{uri}/a", b"second")
+    assert storage.read(f"{uri}/a") == b"first"
+
+
+def test_a_check_whose_answers_are_lost_leaves_nothing(uri: str, proxy: Proxy) -> None:
+    proxy.schedule(once("lost_put", "PUT"))
+    storage.check_writable(uri)
+    assert storage.listing(uri) == []
+
+
+def test_a_part_that_the_listing_lacks_is_there(uri: str, proxy: Proxy) -> None:
+    run = Run(uri)
+    proxy.schedule(BEHIND)
+    assert len(storage.listing(f"{uri}/runs/run0/units")) < len(run.plan.units)
+    assert publish.missing(uri, run.plan) == []
+
+
+def test_a_part_that_is_not_there_is_missing(uri: str) -> None:
+    run = Run(uri)
+    gone = run.plan.units[1].unit_id
+    storage.delete(f"{uri}/runs/run0/units/{gone}.parquet")
+    assert publish.missing(uri, run.plan) == [gone]
+
+
+def test_parts_that_the_listing_lacks_are_removed_with_the_others(uri: str, proxy: Proxy) -> None:
+    run = Run(uri)
+    proxy.schedule(BEHIND)
+    run.publish()
+    proxy.schedule(nothing)
+    assert storage.listing(f"{uri}/runs/run0/units") == []
+
+
+def test_a_part_that_was_removed_and_is_still_listed_is_not_taken_for_done(uri: str, proxy: Proxy) -> None:
+    """The run ends, and nothing is published; when the listing is right, the unit is captioned again."""
+    run = Run(uri)
+    storage.listing(f"{uri}/runs/run0/units")  # the proxy takes note
+    gone = run.plan.units[1].unit_id
+    storage.delete(f"{uri}/runs/run0/units/{gone}.parquet")
+    proxy.schedule(Schedule(["list_shows_removed"], 1.0, 0))
+
+    assert publish.missing(uri, run.plan) == []
+    with pytest.raises(MissingError, match=gone):
+        run.publish()
+    assert publish.snapshot(uri) is None
+
+
+def test_shards_that_the_listing_lacks_are_found_by_name(uri: str, proxy: Proxy) -> None:
+    for number in range(6):
+        storage.put(f"{uri}/{number}.tar", b"")
+    proxy.schedule(BEHIND)
+    assert len(list_shards([f"{uri}/{{0..5}}.tar"])) == 6
+
+
+def test_compare_counts_lost_doubled_and_wrong_rows() -> None:
+    wanted = [{"asset_id": str(i), "prompt_id": None, "caption": "right"} for i in range(4)]
+    found: list[Row] = [wanted[0], wanted[0], wanted[1], {**wanted[2], "caption": "wrong"}]
+    assert compare(found, wanted) == (1, 1, 1)
