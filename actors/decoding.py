@@ -28,7 +28,6 @@ Model = (
 )
 
 
-
 def normalized(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(n, tile, tile, 3) uint8 to (n, 3, tile, tile) float32: (x / 255 - mean) / std by channel."""
     pixels = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)

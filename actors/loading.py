@@ -40,8 +40,8 @@ def load_model(model: ModelConfig, folder: Path, gpus: float) -> PreTrainedModel
     disable_progress_bar()
     # Else it notes for each layer and token that int8's activations are cast, and recommends code from the hub.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    device = _device(gpus)
-    device_map = _device_map(model, gpus, device)
+    place = device(gpus)
+    device_map = _device_map(model, gpus, place)
     # Its annotations do not know that output_loading_info returns a pair.
     from_pretrained: Any = AutoModelForImageTextToText.from_pretrained
     try:
@@ -64,7 +64,7 @@ def load_model(model: ModelConfig, folder: Path, gpus: float) -> PreTrainedModel
         raise ConfigError([f"[model] path {folder}: {problem}" for problem in found])
     _check_spread(loaded, gpus)
     _spare_packing(loaded)
-    whole: PreTrainedModel = loaded if device_map else loaded.to(device)
+    whole: PreTrainedModel = loaded if device_map else loaded.to(place)
     return whole
 
 
@@ -86,7 +86,8 @@ def chat_template(folder: Path, tokenizer: Any) -> str:
     return str(template)
 
 
-def _device(gpus: float) -> str:
+def device(gpus: float) -> str:
+    """Where a replica with so many GPUs computes: cuda, or cpu for 0. ConfigError where torch sees fewer."""
     there = torch.cuda.device_count()
     if gpus > there:
         raise ConfigError(

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer
 from actors import checkpoint
 from actors.captioner import OutOfMemory
 from actors.decoding import Branches, Decoder, Vision
-from actors.loading import chat_template, load_model
+from actors.loading import chat_template, device, load_model
 from actors.sampling import Choice, Ending, Spoken, seed_of
 from pipeline import fit
 from pipeline.anyres import Geometry
@@ -28,8 +28,8 @@ from pipeline.errors import ConfigError, MediaError
 from pipeline.prompt import messages
 from pipeline.types import Caption, Code, Media, Request, Sample, View
 
-# What torch's allocator for the CPU says, in a bare RuntimeError.
-CPU_OUT_OF_MEMORY = "can't allocate memory"
+# What torch's allocator for the CPU, cuBLAS and the CUDA driver say, in a bare RuntimeError.
+OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 
 
 class Replica:
@@ -58,6 +58,7 @@ class Replica:
         self._template = chat_template(Path(folder), self._tokenizer)
         self._config = model
         self._footprint = checkpoint.footprint(Path(folder))
+        device(gpus)  # refuses GPUs that torch does not see, before their memory is counted
         self._memory = _memory(gpus)
         self.batch_tokens(GenerationConfig(max_new_tokens))  # refuses what does not fit before it is loaded
         self._model: Any = load_model(model, Path(folder), gpus)
@@ -100,8 +101,9 @@ class Replica:
         try:
             with torch.inference_mode():
                 return self._captions(requests, self._settled(settings))
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
-            if not isinstance(error, torch.OutOfMemoryError) and CPU_OUT_OF_MEMORY not in str(error):
+        except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+            known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+            if not known and not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
         # Below the handler, so that the error raised here does not keep the tensors of the failed batch alive.
         self._visual = {}

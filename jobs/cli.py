@@ -130,7 +130,7 @@ def _exit_codes(console: Console) -> Iterator[None]:
     except ConfigError as error:
         for problem in error.problems:
             console.print(f"✗ {problem}", markup=False)
-        console.print("Nothing was started.")
+        console.print("Mend this and start the same command again.")
         sys.exit(USAGE)
     except CaptionmillError as error:
         console.print(f"✗ {error}", markup=False)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
 from pipeline.errors import CaptionmillError, RunError
+from pipeline.quality import caption_text
 
 # Where Ray Data's own words begin, which it adds to the message of whatever a step raises.
 ADVICE = "\nFailed to apply UDF transform"
@@ -31,10 +34,13 @@ def _connected(console: Console) -> Iterator[None]:
         yield
         return
     where = os.environ.get("RAY_ADDRESS")
-    console.print(f"Connecting to Ray at {where}" if where else "Starting Ray on this machine")
+    said = f"Connecting to Ray at {caption_text(where)}" if where else "Starting Ray on this machine"
+    console.print(said, markup=False)
     # Ray's native code repeats on our terminal what its log files have. Told to be quiet, it says just that, once.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
+    if not where:
+        _close_off()
     with _native_stderr_off():
         ray.init(
             address=where or "local",
@@ -48,6 +54,22 @@ def _connected(console: Console) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _close_off() -> None:
+    """Let the cluster that is started here listen on loopback alone, and answer only who has its token.
+
+    Whoever reaches a cluster can run code in it. Left to itself, Ray on Linux listens on every interface, and keeps
+    one token for all times in a file that others on the machine may read. Ray stays on loopback where its switch for
+    clusters on Windows and macOS is off, which it looks at when it is imported; _node_ip_address does not help.
+    """
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    os.environ.pop(
+        "RAY_AUTH_MODE", None
+    )  # unset, it is token for a new cluster; it may have been meant for another
+    os.environ.setdefault(
+        "RAY_AUTH_TOKEN", secrets.token_hex(32)
+    )  # one a process, which is how long Ray keeps it
 
 
 @contextmanager

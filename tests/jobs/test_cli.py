@@ -114,7 +114,7 @@ def test_one_message_names_everything_that_is_wrong(refused: Done, part: str) ->
 
 
 def test_a_wrong_job_is_told_that_nothing_was_started(refused: Done) -> None:
-    assert refused.said.endswith("\nNothing was started.\n")
+    assert refused.said.endswith("\nMend this and start the same command again.\n")
 
 
 def test_a_wrong_job_ends_with_exit_code_2(refused: Done) -> None:

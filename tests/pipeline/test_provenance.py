@@ -134,6 +134,7 @@ def answered(outcome: Any, prompt_id: str | None = "long") -> dict[str, Any]:
         (Code.DECODER_CRASHED, True),
         (Code.CONTENT_CHANGED, True),
         (Code.OUT_OF_MEMORY, True),
+        (Code.REPLICA_DIED, True),
     ],
 )
 def test_what_may_pass_is_retriable(code: Code, retriable: bool) -> None:
