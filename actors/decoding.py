@@ -126,7 +126,7 @@ class Decoder:
     def can_branch(self) -> bool:
         """Whether a prefix may be shared. A sliding window counts the padding between prefix and suffix too, so
         that a shared prefix would be seen less far than a prompt's own."""
-        return "sliding_attention" not in (getattr(self._config, "layer_types", None) or ())
+        return not any(DynamicCache(config=self._config).is_sliding)
 
     def embed(self, input_ids: Sequence[int], placeholder: int, visual: Tensor) -> Tensor:
         """(tokens, width): the embeddings of `input_ids`, with `visual` in place of the placeholder's id."""
@@ -144,7 +144,8 @@ class Decoder:
         cache = DynamicCache(config=self._config)
         hidden, mask = self._prefill(groups, cache, max_new_tokens)
         while True:
-            token = choice.next(self._model.get_output_embeddings()(hidden[:, -1]).float())
+            logits = self._model.get_output_embeddings()(hidden[:, -1])
+            token = choice.next(logits.to(self._model.device, torch.float32))
             if choice.done():
                 return choice.spoken()
             hidden = self._forward(self._model.get_input_embeddings()(token[:, None]), mask, cache)
@@ -158,7 +159,7 @@ class Decoder:
             prefixes, before = self._side_by_side([group.prefix for group in groups])
             self._forward(prefixes, before, cache)
             owner = [i for i, group in enumerate(groups) for _ in group.suffixes]
-            owners = torch.tensor(owner, device=before.device)
+            owners = torch.tensor(owner)  # on the CPU: a cache may lie on several GPUs, layer by layer
             cache.batch_select_indices(owners)
             mask = torch.cat([before[owners], mask], dim=1)
         mask = pad(mask, (0, max_new_tokens), value=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from actors.checkpoint import geometry
 from actors.replica import Replica, common
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.types import Caption, Media, Request, Turn
-from tests.checkpoints import Asked, clip, picture, write
+from tests.checkpoints import Asked, Oracle, clip, picture, write
+from tests.families.catalogue import FAMILIES
+from tests.families.catalogue import write as write_family
 
 NEW_TOKENS = 16
 SETTINGS = GenerationConfig(max_new_tokens=NEW_TOKENS)
@@ -34,6 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def replica(folder: Path) -> Replica:
+    return load(folder)
+
+
+def load(folder: Path) -> Replica:
     return Replica(ModelConfig(str(folder), dtype="float32"), str(folder), geometry(folder), NEW_TOKENS)
 
 
@@ -140,3 +147,21 @@ def test_what_is_shared_leaves_every_prompt_a_token() -> None:
     assert common([(1, 2), (1, 2, 3)]) == 1
     assert common([(1, 2), (3, 2)]) == 0
     assert common([(1, 2, 3)]) == 2
+
+
+def test_behind_a_sliding_window_nothing_is_shared_and_generate_says_the_same(tmp_path: Path) -> None:
+    """A window counts the padding between what is shared and what is not, too."""
+    (mistral,) = [family for family in FAMILIES if family.name == "next-mistral"]
+    windowed = replace(mistral, text={**mistral.text, "sliding_window": 64})
+    folder = write_family(tmp_path / "next", windowed, tile=70)
+    replica, oracle = load(folder), Oracle(folder)
+    asked = [Asked(Media.IMAGE, (picture(i, 200, 90 + 40 * i),), QUESTIONS[0]) for i in range(3)]
+    samples = [one.sample(geometry(folder), i) for i, one in enumerate(asked)]
+    requests = [replica.encode(sample, prompt, {}) for sample in samples for prompt in PROMPTS[:2]]
+
+    with watched(replica) as (_, passes):
+        together = ids(replica.generate(requests, SETTINGS))
+
+    assert passes[0] == (len(requests), max(len(request.input_ids) for request in requests))
+    assert min(len(request.input_ids) for request in requests) > 64
+    assert together[::2] == [oracle.greedy(one, NEW_TOKENS) for one in asked]
