@@ -101,7 +101,7 @@ def caption(
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=0,
-            compute=TaskPoolStrategy(size=2 * size.replicas),
+            compute=TaskPoolStrategy(size=min(2 * size.replicas, len(units))),  # more than units: a warning
         )
     )
 

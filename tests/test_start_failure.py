@@ -42,9 +42,11 @@ gpu_memory_gib = 1
 """
 # The command line on a cluster that says it has a GPU.
 WITH_GPU = """
-import ray, sys
+import os, sys
+from ray.cluster_utils import Cluster
 from jobs.cli import main
-ray.init(address="local", num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+cluster = Cluster(initialize_head=True, head_node_args={"num_gpus": 1, "include_dashboard": False})
+os.environ["RAY_ADDRESS"] = cluster.address
 main(sys.argv[1:])
 """
 COMMAND = "from jobs.cli import main; main()"

@@ -1,0 +1,32 @@
+"""The pipeline's expression on a real Ray, with steps that do nothing."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+
+from pipeline import flow
+
+UNITS = 6
+
+
+class Same:
+    """An actor that returns what it is given."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table."""
+        return table
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.timeout(180)
+def test_units_are_committed_on_a_cluster_whose_every_core_an_actor_holds_or_waits_for() -> None:
+    size = flow.Pools(  # for a cluster that had five cores, and lost one of them
+        replicas=4, replica_cpus=1.0, replica_gpus=0.0, preprocessors=1, preprocessor_cpus=1.0
+    )
+    units = [pa.table({"unit": [number]}) for number in range(UNITS)]
+
+    done = flow.caption(units, flow.Actor(Same, {}), flow.Actor(Same, {}), lambda table: table, size)
+
+    assert sorted(row["unit"] for row in done.iter_rows()) == list(range(UNITS))
