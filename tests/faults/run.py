@@ -15,7 +15,7 @@ from tests.faults.cluster import ROOT, TITLES, Cluster, kill
 from tests.faults.job import Folder
 
 KINDS = (*TITLES, "node", "driver")
-WORK_S = 0.02  # a double's, per request
+WORK_S = 0.05  # a double's, per request: 0.8 s for a unit, so that commits keep up
 PATIENCE_S = 1800.0  # for a driver; the whole job takes half a minute on a quiet machine
 HUNT_S = 0.3  # for a write task, which lives for 20 ms; others are looked for now and then
 PAUSE_S = 0.2
