@@ -7,6 +7,7 @@ and at which commit it is; `fetch` gets the weights.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,8 @@ from pipeline.footprint import Footprint
 from pipeline.recipe import Checkpoint
 
 PROCESSOR = ("*.json", "*.jinja", "*.txt", "*.model")  # configuration, tokenizer, chat template
+INDEX = "model.safetensors.index.json"
+SAFETENSORS = re.compile(r"[\w-][\w.-]*\.safetensors")
 NEEDED = ("config.json", "tokenizer.json")
 WHOLE = "give the folder of a whole checkpoint with safetensors weights; other formats are not loaded"
 REMEDY = (
@@ -79,9 +82,18 @@ def _require(folder: Path, files: Iterable[str]) -> None:
 
 
 def _weights(folder: Path) -> list[str]:
-    """Names of the weights' files, as the index says where there are several."""
-    index = _json(folder / "model.safetensors.index.json").get("weight_map", {"": "model.safetensors"})
-    return sorted(set(index.values()))
+    """Names of the weights' files, as the index says where there are several.
+
+    ConfigError where it names anything but safetensors beside it: pickles are not loaded, nor files from elsewhere.
+    """
+    index = _json(folder / INDEX).get("weight_map", {"": "model.safetensors"})
+    names = sorted(set(map(str, index.values()))) if isinstance(index, dict) else [str(index)]
+    if foreign := [name for name in names if not SAFETENSORS.fullmatch(name)]:
+        problem = (
+            f"[model] path: {INDEX} names {foreign[0]!r}, which is no safetensors file of the checkpoint"
+        )
+        raise ConfigError([f"{problem}; {WHOLE}"])
+    return names
 
 
 def _download(model: ModelConfig, patterns: Sequence[str]) -> Path:

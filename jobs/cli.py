@@ -20,6 +20,7 @@ from jobs import interrupt
 from jobs.start import start
 from pipeline import config
 from pipeline.errors import CaptionmillError, ConfigError
+from pipeline.quality import caption_text
 
 if TYPE_CHECKING:
     from jobs.verify import Again
@@ -129,16 +130,21 @@ def _exit_codes(console: Console) -> Iterator[None]:
         yield
     except ConfigError as error:
         for problem in error.problems:
-            console.print(f"✗ {problem}", markup=False)
+            console.print(f"✗ {_shown(problem)}", markup=False)
         console.print("Mend this and start the same command again.")
         sys.exit(USAGE)
     except CaptionmillError as error:
-        console.print(f"✗ {error}", markup=False)
+        console.print(f"✗ {_shown(str(error))}", markup=False)
         sys.exit(FAILED)
     except KeyboardInterrupt:
         again = shlex.join(["captionmill", *sys.argv[1:]])
         console.print(f"Interrupted. What is committed is kept; go on with: {again}", markup=False)
         sys.exit(INTERRUPTED)
+
+
+def _shown(message: str) -> str:
+    """A message, line by line safe for a terminal: it may quote names that strangers chose."""
+    return "\n".join(caption_text(line) for line in message.splitlines())
 
 
 if __name__ == "__main__":

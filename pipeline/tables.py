@@ -19,7 +19,9 @@ READ_AHEAD = (
     1 << 20
 )  # bytes; also the buffer of each column, so that a row group is never in memory as a whole
 EXTENSION = b"ARROW:extension:name"
-UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)  # what pyarrow raises for damaged files
+# What pyarrow raises for damaged files; and what the types that Ray registers with it raise for metadata that are not
+# theirs (pickles among them, which since Ray 2.55 they do not load).
+UNREADABLE = (pa.ArrowException, OSError, ValueError, AttributeError, TypeError)
 
 
 def scan(shard: Shard, config: InputConfig, probe: Probe) -> Iterator[Asset]:

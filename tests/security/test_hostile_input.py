@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -132,7 +132,7 @@ def _pickles(mark: Path) -> Mapping[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> Iterator[Done]:
+def done(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> Done:
     """Index, plan, caption, publish."""
     folder = tmp_path_factory.mktemp("hostile")
     (folder / "in").mkdir()
@@ -150,7 +150,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, listener: Listener) -> Iterat
         for row in pq.ParquetFile(file).read().to_pylist()
     ]
     digest = sha256(secret.read_bytes()).hexdigest()
-    yield Done(folder, rows, mark, digest, listener.heard(), before)
+    return Done(folder, rows, mark, digest, listener.heard(), before)
 
 
 def test_every_pickle_that_lies_in_the_tar_works(tmp_path: Path) -> None:

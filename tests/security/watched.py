@@ -15,7 +15,9 @@ from typing import Any
 from actors import sandboxed
 
 SIGN = b"captionmill opens: "  # then a path and a port
-CALLS = "trace=%file,socket,connect,bind,listen,fork,vfork,clone,clone3"  # nothing is sent but through a socket
+CALLS = (
+    "trace=%file,socket,connect,bind,listen,fork,vfork,clone,clone3"  # nothing is sent but through a socket
+)
 
 
 def obey(settings: sandboxed.Settings, request: Mapping[str, Any], parts: list[bytes]) -> sandboxed.Answer:
