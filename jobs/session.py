@@ -38,6 +38,8 @@ def _connected(console: Console) -> Iterator[None]:
     console.print(said, markup=False)
     # Ray's native code repeats on our terminal what its log files have. Told to be quiet, it says just that, once.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray Data would start an actor and a thread, which ask for Prometheus every 10 s, to report how it is used.
+    os.environ.setdefault("RAY_DATA_USAGE_DISABLED", "1")
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     if not where:
         _close_off()

@@ -114,7 +114,11 @@ def ray_local(moto_store: Store) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        # Ray Data's thread that reports usage logs tracebacks, for which Python parses source; two threads that parse at
+        # once end one of them (SystemError: AST constructor recursion depth mismatch, Python 3.11).
+        patch.setenv("RAY_DATA_USAGE_DISABLED", "1")
+        yield
     ray.shutdown()
 
 
