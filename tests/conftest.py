@@ -20,6 +20,10 @@ import ray
 import s3fs
 from moto.server import ThreadedMotoServer
 
+# Ray Data's thread that reports usage logs tracebacks, for which Python parses source, and where two threads parse at
+# once, one of them ends (SystemError: AST constructor recursion depth mismatch, Python 3.11).
+os.environ["RAY_DATA_USAGE_DISABLED"] = "1"
+
 INFRA = Path(__file__).parents[1] / "infra"
 OWN_S3 = "CAPTIONMILL_TEST_S3"  # s3://bucket/prefix of a store that the AWS environment leads to
 NO_CEPH = f"""\
@@ -114,11 +118,7 @@ def ray_local(moto_store: Store) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    with pytest.MonkeyPatch.context() as patch:
-        # Ray Data's thread that reports usage logs tracebacks, for which Python parses source; two threads that parse at
-        # once end one of them (SystemError: AST constructor recursion depth mismatch, Python 3.11).
-        patch.setenv("RAY_DATA_USAGE_DISABLED", "1")
-        yield
+    yield
     ray.shutdown()
 
 
