@@ -100,14 +100,15 @@ class Run:
     def _start(self, *, alone: bool = False) -> subprocess.Popen[str]:
         """A driver on the cluster, or with a Ray of its own."""
         environment = self._cluster.environment if alone else self._cluster.driver_environment()
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.driver", self.folder.job, str(WORK_S), self.folder.diary],
-            cwd=ROOT,
-            env=dict(environment),
-            text=True,
-            stdout=subprocess.DEVNULL,
-            stderr=(self.folder.job.parent / f"driver-{time.time_ns()}.log").open("w"),
-        )
+        with (self.folder.job.parent / f"driver-{time.time_ns()}.log").open("w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.driver", self.folder.job, str(WORK_S), self.folder.diary],
+                cwd=ROOT,
+                env=dict(environment),
+                text=True,
+                stdout=subprocess.DEVNULL,
+                stderr=log,
+            )
 
     def _done(self, fault: Kill, driver: subprocess.Popen[str]) -> bool:
         """Whether a kill need not be thought of again: it was its time and there was a victim, or it is too late."""
