@@ -102,7 +102,14 @@ class Run:
         environment = self._cluster.environment if alone else self._cluster.driver_environment()
         with (self.folder.job.parent / f"driver-{time.time_ns()}.log").open("w") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "tests.faults.driver", self.folder.job, str(WORK_S), self.folder.diary],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.faults.driver",
+                    self.folder.job,
+                    str(WORK_S),
+                    self.folder.diary,
+                ],
                 cwd=ROOT,
                 env=dict(environment),
                 text=True,
