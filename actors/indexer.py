@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from itertools import islice
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -37,11 +38,15 @@ class Indexer:
         return pa.table({"index_uri": [self.index(messages.table_to_shard(table))]})
 
     def index(self, shard: Shard) -> str:
-        """The address of the shard's index, which exists then. Made again, it is the same object."""
+        """The address of the shard's index, which exists then. Made again, it is the same object.
+
+        Rows are packed as they come: a row group of them is held, and the index (some 100 bytes a row).
+        """
         uri = index_uri(self._output, shard, self._config, self._probe_id)
         if not storage.exists(uri):
-            rows = schema.assets_to_table(list(scan(shard, self._config, self._probe)))
-            sink = io.BytesIO()
-            pq.write_table(rows, sink, row_group_size=ROW_GROUP, compression="zstd")
+            sink, assets = io.BytesIO(), scan(shard, self._config, self._probe)
+            with pq.ParquetWriter(sink, schema.ASSETS, compression="zstd") as writer:
+                while rows := list(islice(assets, ROW_GROUP)):
+                    writer.write_table(schema.assets_to_table(rows))
             storage.put(uri, sink.getvalue())
         return uri

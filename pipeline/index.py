@@ -17,7 +17,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import archives, folders, schema, storage, tables
+from pipeline import archives, folders, row_groups, schema, storage, tables
 from pipeline.config import InputConfig
 from pipeline.draft import Probe, shard_row
 from pipeline.errors import StorageError
@@ -26,7 +26,7 @@ from pipeline.types import Asset, Code, Shard, ShardFormat
 
 __all__ = ["Probe", "asset_id", "digest", "index_name", "index_uri", "read_index", "scan"]
 
-VERSION = 2  # of the rules in this module and the scanners; another version never reads an older one's index
+VERSION = 3  # of the rules in this module and the scanners; another version never reads an older one's index
 SCANNERS = {
     ShardFormat.TAR: archives.scan,
     ShardFormat.PARQUET: tables.scan,
@@ -70,6 +70,6 @@ def index_name(shard: Shard, config: InputConfig, probe_id: str = "") -> str:
 def read_index(uri: str, first: int, count: int) -> list[Asset]:
     """Rows [first, first + count) of an index object; only the row groups that hold them are read."""
     with storage.open_read(uri, read_ahead=1 << 18) as stream, pq.ParquetFile(stream) as file:
-        groups, skipped = tables.groups(file, first, first + count)
+        groups, skipped = row_groups.groups(file, first, first + count)
         rows: pa.Table = file.read_row_groups(groups)
     return schema.table_to_assets(rows.slice(first - skipped, count))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pipeline import folders, storage, tables
+from pipeline import folders, row_groups, storage
 from pipeline.types import Asset, Code, Member, Problem, Shard, ShardFormat, Stage
 
 MIB = 1 << 20
@@ -88,17 +88,15 @@ def _from_table(shard: Shard, assets: Sequence[Asset]) -> Iterator[Bytes | Probl
         return
     wanted = {asset.members[0].offset: asset.members[0] for asset in assets}
     try:
-        with tables.open_table(shard) as table:
-            for row, data in tables.cells(table, assets[0].members[0].name, min(wanted), max(wanted) + 1):
-                if (member := wanted.pop(row, None)) is None:
-                    continue
-                same = len(data) == member.size
+        with row_groups.open_table(shard) as table:
+            for row, data in row_groups.cells(table, assets[0].members[0].name, list(wanted)):
+                same = len(data) == wanted.pop(row).size
                 yield (
                     (data,)
                     if same
                     else _problem("the cell is not the one that was indexed: its size differs")
                 )
-    except tables.UNREADABLE as error:
+    except row_groups.UNREADABLE as error:
         problem = Problem(Stage.READ, Code.SHARD_UNREADABLE, f"pyarrow: {error}"[:300])
         yield from [problem] * len(wanted)
 

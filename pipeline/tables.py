@@ -2,99 +2,171 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice, pairwise
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from pipeline import naming, storage
+from pipeline import naming
 from pipeline.config import InputConfig
 from pipeline.draft import Draft, Probe, shard_row
 from pipeline.errors import MediaError
+from pipeline.row_groups import UNREADABLE, Table, cell, is_text, leaves, open_table, starts_of
 from pipeline.types import Asset, Code, Media, Member, Shard
 
-BATCH = 8  # rows in memory at once: each may be max_member_bytes large, and 8 hide the cost of a call
-READ_AHEAD = (
-    1 << 20
-)  # bytes; also the buffer of each column, so that a row group is never in memory as a whole
+PAGES = 2  # times max_member_bytes: what the pages of a row group's columns may have together, but at least MIN_PAGES
+MIN_PAGES = 512 << 20  # bytes: a page holds up to 1,024 cells whatever their size, here 512 KiB each
+MAX_ROWS = 1 << 22  # of a shard; 1 KB of Parquet can say 2^31 empty ones, and each would be a row
 EXTENSION = b"ARROW:extension:name"
-# What pyarrow raises for damaged files; and what the types that Ray registers with it raise for metadata that are not
-# theirs (pickles among them, which since Ray 2.55 they do not load).
-UNREADABLE = (pa.ArrowException, OSError, ValueError, AttributeError, TypeError)
+
+Cells = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A row as it was read: its number, and its cells by column or why they could not be read (but the key's)."""
+
+    number: int
+    cells: Cells
+    problem: MediaError | None = None
 
 
 def scan(shard: Shard, config: InputConfig, probe: Probe) -> Iterator[Asset]:
-    """The rows of one Parquet file, then what is wrong with it.
+    """The rows of one Parquet file as they are read, then the first thing that is wrong with the file.
 
-    The key is the key column as text, else the row number. A null or empty key is a row with the problem
-    BAD_KEY and the key "row:<number>"; a key that comes again makes one row of all its rows, DUPLICATE_KEY.
-    Scalar columns beside image and key become text fields. A struct's `path` is never opened.
+    The key is the key column as text, else the row number. A key that is null, empty or above 64 KiB is a row with
+    the problem BAD_KEY and the key "row:<number>"; a key that comes again makes one row of all its rows,
+    DUPLICATE_KEY. Scalar columns beside image and key become text fields. A struct's `path` is never opened. A row
+    group that cannot be read costs its own rows only: each is a row with the reason, if there is a key column that
+    can be read.
+
+    Memory is bounded whatever the file says: the pages of a row group's columns, packed and unpacked (together at
+    most 512 MiB each, or twice max_member_bytes if that is more; else TOO_LARGE), 512 MiB or one row of them, and
+    0.1 KB for each key.
     """
-    drafts: dict[str, Draft] = {}
     broken: MediaError | None = None
-    try:
-        for number, row in enumerate(_rows(shard, config)):
-            _take(drafts, number, row, config, probe)
-    except MediaError as error:
-        broken = error
-    yield from (draft.asset(config.dataset, shard) for draft in drafts.values())
+    said: set[bytes] = set()
+    doubled: set[bytes] = set()
+    for row in _rows(shard, config, doubled):
+        if isinstance(row, MediaError):
+            broken = broken or row
+            continue
+        draft = _draft(row, config, doubled, probe)
+        if (mark := _mark(draft.key)) in doubled:
+            if mark in said:
+                continue
+            said.add(mark)
+        yield draft.asset(config.dataset, shard)
     if broken is not None:
         yield shard_row(config.dataset, shard, broken.code, broken.message)
 
 
-def open_table(shard: Shard) -> pq.ParquetFile:
-    """The file, its columns streamed in pieces of 1 MiB; `UNREADABLE` if it is no Parquet."""
-    stream = storage.open_read(shard.uri, shard.bytes, READ_AHEAD)
-    return pq.ParquetFile(stream, buffer_size=READ_AHEAD, pre_buffer=False)
+def _rows(shard: Shard, config: InputConfig, doubled: set[bytes]) -> Iterator[_Row | MediaError]:
+    """The rows in order; in place of those that cannot be read at all, why.
 
-
-def groups(file: pq.ParquetFile, first: int, stop: int) -> tuple[list[int], int]:
-    """The row groups that hold rows [first, stop), and the number of rows before them."""
-    starts = [0]
-    for group in range(file.num_row_groups):
-        starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
-    held = [g for g in range(file.num_row_groups) if starts[g] < stop and starts[g + 1] > first]
-    return held, starts[held[0]] if held else 0
-
-
-def cells(file: pq.ParquetFile, column: str, first: int, stop: int) -> Iterator[tuple[int, bytes]]:
-    """Row number and bytes of the image cells of rows [first, stop), in order."""
-    held, number = groups(file, first, stop)
-    for batch in file.iter_batches(BATCH, row_groups=held, columns=[column], use_threads=False):
-        for i in range(max(first - number, 0), min(stop - number, batch.num_rows)):
-            yield number + i, cell(batch.column(0)[i].as_py())[0]
-        number += batch.num_rows
-
-
-def cell(value: Any) -> tuple[bytes, str]:
-    """Bytes and file name of an image cell: binary, or struct of `bytes` and `path`; null has no bytes."""
-    if isinstance(value, dict):
-        return value.get("bytes") or b"", value.get("path") or ""
-    return value or b"", ""
-
-
-def _rows(shard: Shard, config: InputConfig) -> Iterator[dict[str, Any]]:
-    """The rows with image, key (if named) and text columns; `MediaError` for a file that cannot be read."""
+    First of all, puts into `doubled` the marks of keys that come more than once.
+    """
     if shard.bytes == 0:
-        raise MediaError(Code.SHARD_EMPTY, "the shard has no bytes")
+        yield MediaError(Code.SHARD_EMPTY, "the shard has no bytes")
+        return
     try:
-        table = open_table(shard)
-        columns = _columns(table.schema_arrow, config)
-        for batch in table.iter_batches(BATCH, columns=columns, use_threads=False):
-            yield from _unpacked(batch)
-    except UNREADABLE as error:
-        raise MediaError(Code.SHARD_UNREADABLE, f"pyarrow: {error}") from error
+        with open_table(shard, max(MIN_PAGES, PAGES * config.max_member_bytes)) as table:
+            columns = _columns(table.file.schema_arrow, config)
+            starts = starts_of(table.file)
+            if starts[-1] > MAX_ROWS:
+                raise ValueError(f"{starts[-1]} rows; at most {MAX_ROWS} are read, so write several shards")
+            if config.key_column:
+                doubled |= _doubled(table, starts, config.key_column)
+            for group, (first, stop) in enumerate(pairwise(starts)):
+                yield from _group(table, group, range(first, stop), columns, config)
+    except (MediaError, *UNREADABLE) as error:
+        yield _reason(error)
 
 
-def _unpacked(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
-    """Rows as Python values; strings by way of bytes, because a file may call anything UTF-8."""
+def _group(
+    table: Table, group: int, numbers: range, columns: list[str], config: InputConfig
+) -> Iterator[_Row | MediaError]:
+    """The rows of a row group; those from the first that cannot be read on have a problem instead of cells."""
+    read = 0
+    try:
+        for _, batch in table.batches(group, columns):
+            for cells in _unpacked(batch, config.image_column):
+                yield _Row(numbers.start + read, cells)
+                read += 1
+        if read != len(numbers):
+            raise ValueError(f"{read} rows, where the footer says {len(numbers)}")
+    except (MediaError, *UNREADABLE) as error:
+        reason = _reason(error)
+        message = f"row group {group} (rows {numbers.start} to {numbers.stop - 1}): {reason.message}"
+        yield from _unread(table, group, numbers, read, MediaError(reason.code, message), config.key_column)
+
+
+def _unread(
+    table: Table, group: int, numbers: range, read: int, problem: MediaError, column: str
+) -> Iterator[_Row | MediaError]:
+    """The rows after the first `read` of a row group, by key; the problem itself where those cannot be read either."""
+    if not column:
+        yield problem
+        return
+    try:
+        for number, cells in islice(zip(numbers, _keys(table, group, column), strict=True), read, None):
+            yield _Row(number, cells, problem)
+    except (MediaError, *UNREADABLE):
+        yield problem
+
+
+def _reason(error: Exception) -> MediaError:
+    return error if isinstance(error, MediaError) else MediaError(Code.SHARD_UNREADABLE, f"pyarrow: {error}")
+
+
+def _keys(table: Table, group: int, column: str) -> Iterator[Cells]:
+    """The keys of a row group's rows, in order, and nothing else of them."""
+    for _, batch in table.batches(group, [column]):
+        yield from _unpacked(batch, "")
+
+
+def _doubled(table: Table, starts: list[int], column: str) -> set[bytes]:
+    """Marks of the keys that more than one row has. What cannot be read is left for who reads all columns."""
+    seen: set[bytes] = set()
+    doubled: set[bytes] = set()
+    for group, first in enumerate(starts[:-1]):
+        try:
+            for number, cells in enumerate(_keys(table, group, column), first):
+                mark = _mark(_key(cells, number, column)[0])
+                (doubled if mark in seen else seen).add(mark)
+        except (MediaError, *UNREADABLE):
+            continue
+    return doubled
+
+
+def _mark(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()
+
+
+def _key(cells: Cells, number: int, column: str) -> tuple[str, bool]:
+    """A row's key, and whether it is its own."""
+    name = cells[column] if column else number
+    key = "" if name is None else naming.clean(str(name))
+    return key or f"row:{number}", bool(key)
+
+
+def _unpacked(batch: pa.RecordBatch, image: str) -> Iterator[Cells]:
+    """Rows as Python values; strings by way of bytes, because a file may call anything UTF-8.
+
+    Text above 64 KiB is None: it is not taken, and never becomes a Python object.
+    """
     values = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
         if pa.types.is_dictionary(field.type):
             column = column.dictionary_decode()
-        if _is_text(column.type):
-            cells = column.cast(pa.large_binary()).to_pylist()
+        if is_text(column.type) and field.name != image:
+            cells = column.cast(pa.large_binary())
+            short = pc.less_equal(pc.binary_length(cells), naming.MAX_TEXT)
+            cells = pc.if_else(short, cells, pa.scalar(None, cells.type)).to_pylist()
             values[field.name] = [None if c is None else c.decode("utf-8", "backslashreplace") for c in cells]
         else:
             values[field.name] = column.to_pylist()
@@ -102,26 +174,25 @@ def _unpacked(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
         yield {name: cells[number] for name, cells in values.items()}
 
 
-def _take(
-    drafts: dict[str, Draft], number: int, row: dict[str, Any], config: InputConfig, probe: Probe
-) -> None:
-    name = row[config.key_column] if config.key_column else number
-    key = "" if name is None else naming.clean(str(name))
-    draft = Draft(key or f"row:{number}")
-    if draft.key in drafts:
-        drafts[draft.key] = draft
+def _draft(row: _Row, config: InputConfig, doubled: set[bytes], probe: Probe) -> Draft:
+    key, own = _key(row.cells, row.number, config.key_column)
+    draft = Draft(key)
+    if doubled and _mark(key) in doubled:
         draft.fail(Code.DUPLICATE_KEY, "more than one row has this key")
-    drafts[draft.key] = draft
-    if not key:
-        draft.fail(Code.BAD_KEY, f"the key of row {number} is null or empty")
-    data, path = cell(row[config.image_column])
+    if not own:
+        draft.fail(Code.BAD_KEY, f"the key of row {row.number} is null, empty or too long")
+    if row.problem is not None:
+        draft.fail(row.problem.code, row.problem.message)
+        return draft
+    data, path = cell(row.cells[config.image_column])
     kind = _kind(data, path)
     if draft.problem is not None:
         draft.kinds.append(kind)
-        return
-    draft.text |= _text(row, {config.image_column, config.key_column})
-    if draft.name(Member(config.image_column, number, len(data)), kind, config.max_member_bytes):
+        return draft
+    draft.text |= _text(row.cells, {config.image_column, config.key_column})
+    if draft.name(Member(config.image_column, row.number, len(data)), kind, config.max_member_bytes):
         draft.look(data, probe)
+    return draft
 
 
 def _kind(data: bytes, path: str) -> Media:
@@ -129,7 +200,7 @@ def _kind(data: bytes, path: str) -> Media:
     return Media.VIDEO if named == "video" or naming.sniff(data) in naming.VIDEOS else Media.IMAGE
 
 
-def _text(row: dict[str, Any], without: set[str]) -> dict[str, str]:
+def _text(row: Cells, without: set[str]) -> dict[str, str]:
     cells = {naming.clean(name): naming.scalar(value) for name, value in row.items() if name not in without}
     return {name: text for name, text in cells.items() if text and len(text.encode()) <= naming.MAX_TEXT}
 
@@ -151,7 +222,8 @@ def _columns(schema: pa.Schema, config: InputConfig) -> list[str]:
     kept = [
         f.name for f in schema if f.name in wanted or (_is_scalar(_plain(f.type)) and not _is_extension(f))
     ]
-    return [name for name in kept if schema.names.count(name) == 1]
+    named = [name for name in kept if schema.names.count(name) == 1 and name != config.image_column]
+    return [*named, *leaves(schema, config.image_column)]
 
 
 def _is_extension(field: pa.Field) -> bool:
@@ -176,12 +248,7 @@ def _is_image(kind: pa.DataType) -> bool:
     return any(is_it(kind) for is_it in binaries)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    strings = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return any(is_it(kind) for is_it in strings)
-
-
 def _is_scalar(kind: pa.DataType) -> bool:
-    return _is_text(kind) or any(
+    return is_text(kind) or any(
         is_it(kind) for is_it in (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean)
     )

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import av
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from actors.indexer import Indexer
 from actors.preprocessor import Preprocessor
@@ -33,6 +35,7 @@ from tests.films import Film
 
 GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
 FPS, HOURS = 10, 10
+BOMB = 513 << 20  # bytes: above what pages may have together by default
 
 
 def ten_hours() -> bytes:
@@ -79,6 +82,29 @@ GIANTS: Mapping[str, Callable[[Path], None]] = {
 }
 
 
+def _bomb(path: Path, **columns: pa.Array) -> None:
+    """A row between good ones, each in a row group of its own, that unpacks to what it says."""
+    good_row = {"id": pa.array([""]), "image": pa.array([picture(3)], pa.large_binary())}
+    rows = [{**good_row, "id": pa.array([key])} for key in ("good1", "giant", "good2")]
+    text = {name: pa.array(["none"]).cast(column.type) for name, column in columns.items() if name != "image"}
+    tables = [pa.table({**row, **text}) for row in rows]
+    tables[1] = pa.table({**rows[1], **text, **columns})
+    with pq.ParquetWriter(path, tables[0].schema, compression="zstd", use_dictionary=["t"]) as out:
+        for table in tables:
+            out.write_table(table)
+
+
+def _zeros(size: int) -> pa.Array:
+    return pa.array([bytes(size)], pa.large_binary())
+
+
+TABLES: Mapping[str, Callable[[Path], None]] = {
+    "cell_of_513_mib": lambda path: _bomb(path, image=_zeros(BOMB)),
+    "text_of_513_mib": lambda path: _bomb(path, u=_zeros(BOMB).cast(pa.large_string())),
+    "dictionary_of_513_mib": lambda path: _bomb(path, t=_zeros(BOMB).cast(pa.large_string())),
+}
+
+
 def _named(name: str) -> bytes:
     return images.assets()[name].members[0][1]
 
@@ -87,7 +113,8 @@ def handled(path: str) -> dict[str, object]:
     """What became of each key ("" : pixels) of a shard under default settings, and MiB at most in both processes."""
     with tempfile.TemporaryDirectory() as output:
         (shard,) = list_shards([path])
-        image, video, config = ImageConfig(), VideoConfig(), InputConfig("giants", (path,))
+        image, video = ImageConfig(), VideoConfig()
+        config = InputConfig("giants", (path,), key_column="id" if path.endswith(".parquet") else "")
         before = _peak_mib()
         assets = read_index(Indexer(output, config, partial(prober, image, video)).index(shard), 0, 100)
         with Preprocessor(image, video, GEOMETRY) as preprocessor:

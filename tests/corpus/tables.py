@@ -135,7 +135,7 @@ def shards() -> Mapping[str, Shard]:
 
 def _broken() -> Mapping[str, Shard]:
     """Files that are no Parquet, or not any more."""
-    damaged = {f"k{i:02}": CAPTIONED for i in range(8)}
+    damaged = {f"k{i:02}": CAPTIONED for i in range(10)}
     return {
         "empty": _of(b"", "shard_empty"),
         "html_page": _of(HTML, "shard_unreadable"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.corpus.giants import GIANTS
+from tests.corpus.giants import GIANTS, TABLES
 
 pytestmark = pytest.mark.slow
 
@@ -23,10 +23,8 @@ OUTCOMES = {
 }
 
 
-def handled(name: str, folder: Path) -> dict[str, Any]:
+def handled(path: Path) -> dict[str, Any]:
     """What `tests.corpus.giants` says of a shard."""
-    path = folder / "giant.tar"
-    GIANTS[name](path)
     command = [sys.executable, "-m", "tests.corpus.giants", str(path)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -36,7 +34,9 @@ def handled(name: str, folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", GIANTS)
 def test_a_giant_costs_its_row_and_little_memory(name: str, tmp_path: Path) -> None:
-    found = handled(name, tmp_path)
+    path = tmp_path / "giant.tar"
+    GIANTS[name](path)
+    found = handled(path)
 
     print(f"{name}: {found['parent_mib']} MiB more in the actor, {found['child_mib']} MiB in the decoder")
     assert found["outcomes"] == {"good1": "", "giant": OUTCOMES.get(name, ""), "good2": ""}
@@ -44,3 +44,17 @@ def test_a_giant_costs_its_row_and_little_memory(name: str, tmp_path: Path) -> N
     assert found["child_mib"] < CHILD_MIB
     assert name != "clip_of_10_hours" or found["crops"]["giant"] == 16
     assert found["text"]["good2"] == {"subtitle": "none"}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_page_that_unpacks_to_half_a_gigabyte_costs_its_row_group_and_no_memory(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "giant.parquet"
+    TABLES[name](path)
+    found = handled(path)
+
+    print(f"{name}: {path.stat().st_size} bytes, {found['parent_mib']} MiB more in the actor")
+    assert path.stat().st_size < 1 << 20
+    assert found["outcomes"] == {"good1": "", "giant": "too_large", "good2": ""}
+    assert found["parent_mib"] < PARENT_MIB
