@@ -3,18 +3,17 @@
 A URI is a local path, `s3://bucket/key`, `memory://…` or whatever else fsspec opens. Nothing is cached
 between calls: what another machine wrote a moment ago is seen. Every failure is a `StorageError` that names
 operation, address, reason and remedy; a missing object is its subclass `MissingError`. Failures that may pass
-are tried again.
+are waited out for a minute (see `retry`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, BinaryIO, cast
 
 import fsspec
@@ -22,7 +21,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline import local
 from pipeline.errors import StorageError
-from pipeline.retry import MissingError, call, http_status, redact
+from pipeline.retry import QUICK, call
+from pipeline.store_errors import EXPECTED, MissingError, http_status, redact
+from pipeline.streams import Ranges, ahead
 
 __all__ = ["Entry", "MissingError", "absolute", "check_readable", "check_writable", "delete", "exists"]
 __all__ += ["expand", "info", "join", "listing", "open_read", "put", "put_new", "read", "read_many"]
@@ -31,10 +32,8 @@ __all__ += ["read_range", "redact", "siblings"]
 MIB = 1 << 20
 READ_AHEAD = 8 * MIB  # 100 ms at 80 MB/s, so 30 ms to the first byte cost a sequential reader a quarter
 ONE_PUT = (5 << 30) // 2  # s3fs sends one PUT below twice its chunk size; S3 takes 5 GiB in one
-IN_FLIGHT = 64 * MIB  # what `read_many` holds at most, unless one object is larger
-THREADS = 16
-PATIENT = (5.0, 30.0)  # seconds to connect, and between bytes
-QUICK = (1.0, 1.5)  # the same for checks before a run
+CONNECT_S, ANSWER_S = 5.0, 30.0  # to connect, and between bytes
+QUICK_CONNECT_S, QUICK_ANSWER_S = 1.0, 1.5  # the same for checks before a run
 PROBE = ".captionmill-probe"  # always this name, so that one left by a lost answer goes with the next check
 
 
@@ -109,21 +108,9 @@ def _check_length(came: int, due: int) -> None:
 def read_many(objects: Iterable[tuple[str, int]]) -> Iterator[bytes | None]:
     """The bytes of each (uri, size in bytes), in order; None for one that does not exist.
 
-    Reads ahead with 16 threads while the sizes in flight stay below 64 MiB: a folder of small files on S3 is
-    otherwise read at one latency (about 30 ms) a file.
+    Reads ahead (see `ahead`): a folder of small files on S3 is otherwise read at one latency (about 30 ms) a file.
     """
-    waiting: deque[tuple[int, Any]] = deque()
-    held = 0
-    with ThreadPoolExecutor(THREADS) as pool:
-        for uri, size in objects:
-            while waiting and (held + size > IN_FLIGHT or len(waiting) > 2 * THREADS):
-                done, future = waiting.popleft()
-                held -= done
-                yield future.result()
-            waiting.append((size, pool.submit(_read_or_none, uri, size)))
-            held += size
-        while waiting:
-            yield waiting.popleft()[1].result()
+    return ahead(objects, _read_or_none)
 
 
 def _read_or_none(uri: str, size: int) -> bytes | None:
@@ -139,45 +126,14 @@ def open_read(uri: str, size: int | None = None, read_ahead: int = READ_AHEAD) -
     `size` saves the request that asks for it. Each fetch is a range read with retries of its own, so a
     connection that drops in the middle of a large shard costs one block.
     """
-    raw = _Ranges(uri, info(uri).size if size is None else size)
-    return io.BufferedReader(raw, read_ahead)
-
-
-class _Ranges(io.RawIOBase):
-    """An object as a raw stream of range reads."""
-
-    def __init__(self, uri: str, size: int) -> None:
-        self._uri, self._size, self._at = uri, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        stop = min(self._at + len(buffer), self._size)
-        data = read_range(self._uri, self._at, stop)
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
+    whole = info(uri).size if size is None else size
+    return io.BufferedReader(Ranges(partial(read_range, uri), whole), read_ahead)
 
 
 def put(uri: str, data: bytes) -> None:
     """Make the object be `data`, at once: readers see the old object or the new one, never a part of one."""
     fs, path = _open(uri)
-    if isinstance(fs, LocalFileSystem):
-        call("write", uri, lambda: local.put(path, data, replace=True))
-    else:
-        call("write", uri, lambda: fs.pipe_file(path, data, **_one_put(fs, len(data))))
+    call("write", uri, lambda: _write(fs, path, data))
 
 
 def put_new(uri: str, data: bytes) -> bool:
@@ -188,25 +144,37 @@ def put_new(uri: str, data: bytes) -> bool:
     """
     fs, path = _open(uri)
     try:
-        if isinstance(fs, LocalFileSystem):
-            call("write", uri, lambda: local.put(path, data, replace=False))
-        else:
-            call("write", uri, lambda: fs.pipe_file(path, data, mode="create", **_one_put(fs, len(data))))
+        call("write", uri, lambda: _create(fs, path, data))
     except FileExistsError:
         return False
-    except StorageError as error:
-        # s3fs maps a 412 to FileExistsError only if the answer has a field that AWS and moto send.
-        if http_status(error) == 412:
-            return False
-        if http_status(error) != 501:
-            raise
-        put(uri, data)
     return True
 
 
-def _one_put(fs: Any, size: int, patience: float = PATIENT[1]) -> dict[str, Any]:
+def _write(fs: Any, path: str, data: bytes, answer_s: float = ANSWER_S) -> None:
+    if isinstance(fs, LocalFileSystem):
+        local.put(path, data, replace=True)
+    else:
+        fs.pipe_file(path, data, **_one_put(fs, len(data), answer_s))
+
+
+def _create(fs: Any, path: str, data: bytes) -> None:
+    """Write on condition that nothing is there, else `FileExistsError`; a plain PUT where conditions are unknown."""
+    if isinstance(fs, LocalFileSystem):
+        return local.put(path, data, replace=False)
+    try:
+        fs.pipe_file(path, data, mode="create", **_one_put(fs, len(data)))
+    except EXPECTED as error:
+        # s3fs maps a 412 to FileExistsError only if the answer has a field that AWS and moto send.
+        if http_status(error) == 412:
+            raise FileExistsError(path) from error
+        if http_status(error) != 501:
+            raise
+        _write(fs, path, data)
+
+
+def _one_put(fs: Any, size: int, answer_s: float = ANSWER_S) -> dict[str, Any]:
     """Keywords for one PUT with a deadline: aiohttp waits for "100 Continue" for ever, whatever its time-outs."""
-    return {"chunksize": ONE_PUT, "timeout": patience + size / MIB} if "s3" in fs.protocol else {}
+    return {"chunksize": ONE_PUT, "timeout": answer_s + size / MIB} if "s3" in fs.protocol else {}
 
 
 def info(uri: str) -> Entry:
@@ -277,19 +245,15 @@ def _level(fs: Any, uri: str, action: Callable[[], dict[str, Any]]) -> list[Entr
 def check_readable(uri: str) -> None:
     """Raise `StorageError` within about 2 s if the object, folder or bucket at `uri` cannot be looked at."""
     fs, path = _open(uri, quick=True)
-    call("look at", uri, lambda: fs.info(path), quick=True)
+    call("look at", uri, lambda: fs.info(path), QUICK)
 
 
 def check_writable(uri: str) -> None:
     """Raise `StorageError` within about 2 s if objects cannot be written and deleted below `uri`."""
     fs, path = _open(join(uri, PROBE), quick=True)
-    if isinstance(fs, LocalFileSystem):
-        call("write to", uri, lambda: local.put(path, b"captionmill", replace=True), quick=True)
-    else:
-        keywords = _one_put(fs, 0, QUICK[1])
-        call("write to", uri, lambda: fs.pipe_file(path, b"captionmill", **keywords), quick=True)
+    call("write to", uri, lambda: _write(fs, path, b"captionmill", QUICK_ANSWER_S), QUICK)
     with contextlib.suppress(MissingError):  # another driver's check removed it
-        call("delete in", uri, lambda: fs.rm_file(path), quick=True)
+        call("delete in", uri, lambda: fs.rm_file(path), QUICK)
 
 
 def _open(uri: str, *, quick: bool = False) -> tuple[Any, str]:
@@ -297,7 +261,7 @@ def _open(uri: str, *, quick: bool = False) -> tuple[Any, str]:
     options: dict[str, Any] = {"use_listings_cache": False}
     s3 = uri.startswith(("s3://", "s3a://"))
     if s3:
-        connect, answer = QUICK if quick else PATIENT
+        connect, answer = (QUICK_CONNECT_S, QUICK_ANSWER_S) if quick else (CONNECT_S, ANSWER_S)
         config = {"connect_timeout": connect, "read_timeout": answer, "retries": {"total_max_attempts": 1}}
         options |= {"config_kwargs": config, "max_concurrency": 1}  # above 1, each read begins with a HEAD
     fs = call("open", uri, lambda: _filesystem(uri, options))

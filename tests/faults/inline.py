@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import SimpleQueue
@@ -14,10 +14,10 @@ from actors.captioner import Captioner
 from actors.indexer import Indexer
 from actors.preprocessor import Preprocessor
 from actors.sandbox import Sandbox
-from jobs import run as real
 from jobs.preflight import Ready, check
-from pipeline import publish, storage
-from pipeline.commit import Committer, committed, manifest_uri
+from pipeline import fit, publish, storage
+from pipeline import plan as planning
+from pipeline.commit import Committer, Parts, committed, manifest_uri
 from pipeline.config import read
 from pipeline.errors import RunError
 from pipeline.index import read_index
@@ -28,6 +28,21 @@ from tests.double import Double
 
 AT_ONCE = 3
 Hand = tuple[Sandbox, Preprocessor]
+
+
+def _plan(ready: Ready, indexes: Sequence[str]) -> Plan:
+    """The plan of an earlier start, else a new one."""
+    job, run_id, decided = ready.job, ready.run_id, ready.recipe
+    uri = planning.plan_uri(job.output.uri, run_id)
+    if storage.exists(uri):
+        return Plan.from_json(storage.read(uri), run_id, ready.shards, indexes)
+    price = planning.Pricer(ready.geometry, job.video)
+    units, assets, failed = planning.units_of(ready.shards, indexes, job.unit, price)
+    needs = fit.needs(ready.footprint, job.model, job.generation.max_new_tokens)
+    ids = run_id, decided.recipe_id, job.input.dataset
+    plan = Plan(*ids, ready.shards, tuple(indexes), tuple(units), assets, failed, needs)
+    storage.put(uri, plan.to_json().encode())
+    return plan
 
 
 class Inline:
@@ -54,8 +69,7 @@ class Inline:
             return
         storage.put(storage.join(output, "recipes", "recipe.json"), ready.recipe.to_json().encode())
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            indexes = list(pool.map(lambda shard: self._index(ready, shard), ready.shards))
-            plan = real._plan(ready, indexes)
+            plan = _plan(ready, list(pool.map(lambda shard: self._index(ready, shard), ready.shards)))
             have = committed(output, plan.run_id)
             todo = [unit for unit in plan.units if unit.unit_id not in have]
             list(pool.map(lambda unit: self._caption(ready, plan, unit), todo))
@@ -76,10 +90,13 @@ class Inline:
             job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts
         )
         assets = read_index(plan.index_of(unit), unit.first, unit.count)
+        commit = Committer(job.output.uri, context, {})
+        if Parts(job.output.uri, plan.run_id).done(unit.unit_id):  # the listing lacked it
+            commit.seen(unit)
+            return
         with self._hand(ready) as (_, preprocessor):
             prepared = preprocessor.prepare(unit, assets)
-        captioned = Captioner(Double, job.prompts, job.generation).caption(prepared)
-        Committer(job.output.uri, context, {}).commit(captioned)
+        commit.commit(Captioner(Double, job.prompts, job.generation).caption(prepared))
 
     @contextmanager
     def _hand(self, ready: Ready) -> Iterator[Hand]:

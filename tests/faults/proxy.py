@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from email.message import Message
+from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Literal
 from urllib.parse import parse_qs, urlsplit
 
 Headers = list[tuple[str, str]]
@@ -35,7 +37,8 @@ READS = ("reset_in_body", "reset_after_body", "cut_off", "shortened", "slow")  #
 LISTS = ("list_500", "list_misses", "list_shows_removed")
 WRITES = ("400", "reset_in_upload", "lost_put")
 KINDS = ("500", "503", "403", "reset_before", *READS, *LISTS, *WRITES)
-UNKNOWN = "no_conditions"  # not a fault: the store does not know If-None-Match and says so
+Conditions = Literal["kept", "unknown", "ignored"]  # what a store makes of If-None-Match
+REFUSED = "refused_condition"  # not a fault: the store does not know If-None-Match and says so
 HOP_BY_HOP = {"connection", "expect", "keep-alive", "transfer-encoding"}
 DRIPS, DRIP_S = 8, 0.06
 CONTENTS = re.compile(rb"<Contents>.*?</Contents>", re.DOTALL)
@@ -94,14 +97,15 @@ def nothing(call: Call) -> str:
 class Proxy:
     """Listens on a port of 127.0.0.1 while entered (`serving`). `fault` may be set anew at any time.
 
-    `injected` counts faults by kind, `seen` all requests. Where `conditions` is False, a PUT with If-None-Match is
-    answered with 501 Not Implemented, as stores do that do not know it.
+    `injected` counts faults by kind, `seen` all requests. Where conditions are unknown, a PUT with If-None-Match is
+    answered with 501 Not Implemented; where they are ignored, it arrives without. Errors quote the request in full, as
+    some gateways do, signature and session token included.
     """
 
     def __init__(self, port: int = 0) -> None:
         self.upstream = ""
         self.fault: Fault = nothing
-        self.conditions = True
+        self.conditions: Conditions = "kept"
         self.injected: Counter[str] = Counter()
         self.seen = 0
         self._nth: Counter[tuple[str, str, str]] = Counter()
@@ -114,8 +118,8 @@ class Proxy:
         """Where clients find it."""
         return f"http://127.0.0.1:{self._port}"
 
-    def forward_to(self, url: str, conditions: bool = True) -> None:
-        """The server behind from now on, and whether it knows conditional writes."""
+    def forward_to(self, url: str, conditions: Conditions = "kept") -> None:
+        """The server behind from now on, and what it makes of conditional writes."""
         self.upstream, self.conditions = urlsplit(url).netloc, conditions
 
     def schedule(self, fault: Fault) -> None:
@@ -148,8 +152,8 @@ class Proxy:
             call = Call(method, key, is_list, name[2], self._nth[name])
             self._nth[name] += 1
             self.seen += 1
-            if not self.conditions and method == "PUT" and "If-None-Match" in headers:
-                return UNKNOWN, call
+            if self.conditions == "unknown" and method == "PUT" and "If-None-Match" in headers:
+                return REFUSED, call
             kind = self.fault(call)
             self.injected.update([kind] if kind else [])
         return kind, call
@@ -194,7 +198,7 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(length)
             if kind == "reset_before":
                 return self._reset()
-            if kind == UNKNOWN:
+            if kind == REFUSED:
                 return self._error(501, "NotImplemented")
             if kind in ERRORS:
                 return self._error(*ERRORS[kind])
@@ -208,8 +212,9 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
         def _forward(self, body: bytes) -> tuple[int, Headers, bytes]:
             connection = http.client.HTTPConnection(proxy.upstream, timeout=60)
             connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            dropped = HOP_BY_HOP | ({"if-none-match"} if proxy.conditions == "ignored" else set())
             for name, value in self.headers.items():
-                if name.lower() not in HOP_BY_HOP:
+                if name.lower() not in dropped:
                     connection.putheader(name, value)
             connection.endheaders(body)
             response = connection.getresponse()
@@ -237,7 +242,8 @@ def _handler(proxy: Proxy) -> type[BaseHTTPRequestHandler]:
                 self._reset()
 
         def _error(self, status: int, code: str) -> None:
-            words = f"<Error><Code>{code}</Code><Message>injected</Message></Error>"
+            request = escape(f"injected for {self.requestline}\n{self.headers}")
+            words = f"<Error><Code>{code}</Code><Message>{request}</Message></Error>"
             body = b"" if self.command == "HEAD" else words.encode()
             self._answer("", status, [("Content-Type", "application/xml")], body)
 

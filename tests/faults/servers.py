@@ -10,13 +10,14 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-import ray
+import ray.data
 from moto.server import ThreadedMotoServer
 from rich.console import Console
 
 from tests import made
 from tests.conftest import INFRA, Store, run
 from tests.double import caption_with_doubles
+from tests.faults.impatience import be_impatient
 from tests.faults.inline import Inline
 from tests.faults.proxy import Proxy
 from tests.faults.storage import Place, Run, behind
@@ -72,6 +73,13 @@ def places(names: Sequence[str], on_ray: bool) -> Iterator[list[Place]]:
 def _cluster() -> Iterator[None]:
     """Ray, whose workers inherit this process's environment."""
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init(
+        "local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        runtime_env={"worker_process_setup_hook": be_impatient},
+    )
     yield
     ray.shutdown()
