@@ -47,6 +47,16 @@ def table_to_unit(table: pa.Table) -> tuple[Unit, str]:
     return _unit(row["unit"]), row["index_uri"]
 
 
+def done_to_table(unit: Unit) -> pa.Table:
+    """A unit whose part is there already, on its way to the committer past whoever would work on it."""
+    return pa.table({"done": [json.dumps(asdict(unit))]})
+
+
+def table_to_done(table: pa.Table) -> Unit | None:
+    """Inverse of `done_to_table`; None for a unit that is worked on."""
+    return _unit(table.column("done")[0].as_py()) if "done" in table.column_names else None
+
+
 def _unit(text: str) -> Unit:
     raw = json.loads(text)
     return Unit(raw["unit_id"], _shard(raw["shard"]), raw["first"], raw["count"], Cost(**raw["cost"]))
@@ -78,7 +88,7 @@ def prepared_to_table(prepared: Prepared) -> pa.Table:
             "views": [_ipc(views_to_table([s.view for s in prepared.samples]))],
             "answers": [_ipc(answers_to_table(prepared.problems))],
             "tile": [tile],
-            "pixels": pa.array([pixels.reshape(-1).data], pa.large_binary()),
+            "pixels": _shared(pixels),
         }
     )
 
@@ -134,6 +144,16 @@ def _ipc(table: pa.Table) -> bytes:
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
     return bytes(sink.getvalue())
+
+
+def _shared(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> pa.Array:
+    """A one-row `large_binary` column over the array's own memory.
+
+    Not `pa.array` of a memoryview: it copies, and pyarrow 26 never lets go of what it copied from, a unit's pixels.
+    """
+    offsets = np.array([0, pixels.nbytes], np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(pixels.reshape(-1))]
+    return pa.Array.from_buffers(pa.large_binary(), 1, buffers)
 
 
 def _cell(column: pa.ChunkedArray) -> pa.Buffer:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,7 @@ from pipeline import storage, units
 from pipeline.anyres import Geometry
 from pipeline.columns import SCHEMA_VERSION
 from pipeline.config import InputConfig, UnitConfig, VideoConfig
+from pipeline.errors import IntegrityError
 from pipeline.fit import Needs
 from pipeline.index import index_name
 from pipeline.types import Clip, Cost, Media, Shard, Size, Unit
@@ -25,6 +27,7 @@ from pipeline.video import n_samples
 
 READERS = 16  # index files read at once: they are small, and a store answers in tens of milliseconds
 COLUMNS = ("media", "widths", "heights", "duration_s", "n_frames", "problem_code")
+MISSHAPEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +71,72 @@ class Plan:
                 "failed_in_index": self.failed,
                 "cost": asdict(self.cost),
                 "replica_bytes": asdict(self.replica),
-                "shards": [
-                    {"path": s.path, "etag": s.etag, "bytes": s.bytes, "format": s.format}
-                    for s in self.shards
-                ],
-                "indexes": [uri.rpartition("/")[2] for uri in self.indexes],
+                **_input(self.shards, self.indexes),
                 "unit_columns": ["shard", "first", "count", *asdict(self.cost)],
                 "units": [[number[u.shard.path], u.first, u.count, *astuple(u.cost)] for u in self.units],
             }
         )
+
+    @classmethod
+    def from_json(cls, data: bytes, run_id: str, shards: Sequence[Shard], indexes: Sequence[str]) -> Plan:
+        """Inverse of `to_json`, with the addresses that the listed `shards` and their `indexes` have now.
+
+        IntegrityError where `data` is not the whole plan of this run over these shards: it is written by one PUT, so
+        somebody or something changed it. It can be deleted, for the index gives the same units again.
+        """
+        try:
+            told: dict[str, Any] = json.loads(data)
+            columns = [column.tolist() for column in _units(told, run_id, _input(shards, indexes)).T]
+            return cls(
+                run_id,
+                str(told["recipe_id"]),
+                str(told["dataset"]),
+                tuple(shards),
+                tuple(indexes),
+                tuple(
+                    Unit(units.name(number, first, count), shards[number], first, count, Cost(*cost))
+                    for number, first, count, *cost in zip(*columns, strict=True)
+                ),
+                int(told["assets"]),
+                int(told["failed_in_index"]),
+                Needs(**told["replica_bytes"]),
+            )
+        except MISSHAPEN as error:
+            raise IntegrityError(
+                f"runs/{run_id}/plan.json is not the plan that was written ({type(error).__name__}: "
+                f"{str(error)[:200]}); delete it and start again: the same units are planned from the index, and "
+                "those that are done stay done"
+            ) from error
+
+
+def plan_uri(output: str, run_id: str) -> str:
+    """Where a run's plan is."""
+    return storage.join(output, "runs", run_id, "plan.json")
+
+
+def _input(shards: Sequence[Shard], indexes: Sequence[str]) -> dict[str, Any]:
+    """What a plan says of its input."""
+    listed = [{"path": s.path, "etag": s.etag, "bytes": s.bytes, "format": s.format} for s in shards]
+    return {"shards": listed, "indexes": [uri.rpartition("/")[2] for uri in indexes]}
+
+
+def _units(told: dict[str, Any], run_id: str, given: Mapping[str, Any]) -> np.ndarray:
+    """The units of what a plan says, int64 (n, 6), taken out of it, for 100,000 take 25 MB there.
+
+    ValueError unless it is the run's plan of the given input, each shard cut into units without a gap.
+    """
+    for name, value in {"schema_version": SCHEMA_VERSION, "run_id": run_id, **given}.items():
+        if told[name] != value:
+            raise ValueError(f"{name} of another run")
+    rows = np.array(told.pop("units"), np.int64).reshape(-1, 6)
+    number, first, count = rows[:, :3].T
+    begins = np.diff(number, prepend=-1) != 0
+    expected = np.where(begins, 0, np.roll(first + count, 1))
+    if not np.array_equal(number[begins], np.arange(len(given["shards"]))) or (first != expected).any():
+        raise ValueError("units that do not follow one another")
+    if count.sum() != told["assets"] or rows[:, 3:].sum(axis=0).tolist() != [*told["cost"].values()]:
+        raise ValueError("units that are not all there")
+    return rows
 
 
 def run_id(recipe_id: str, shards: Sequence[Shard], given: InputConfig, limits: UnitConfig) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,10 +14,10 @@ import pytest
 from pipeline import schema
 from pipeline.anyres import Geometry
 from pipeline.config import InputConfig, UnitConfig, VideoConfig
+from pipeline.errors import IntegrityError
 from pipeline.fit import Needs
 from pipeline.plan import Plan, Pricer, run_id, units_of
 from pipeline.types import Asset, Code, Cost, Media, Problem, Shard, Size, Stage
-from pipeline.units import longest_first
 from tests import made
 
 GEOMETRY = Geometry.from_checkpoint(
@@ -135,8 +136,8 @@ def test_the_cost_of_no_units_is_nothing(tmp_path: Path) -> None:
 def test_a_unit_knows_the_index_of_its_shard(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, [images(0, 1), images(1, 5)], UnitConfig(max_assets=2))
 
-    assert [Path(plan.index_of(u)).name for u in longest_first(plan.units)] == [
-        f"{int(u.shard.path[2:8])}.parquet" for u in longest_first(plan.units)
+    assert [Path(plan.index_of(u)).name for u in plan.units] == [
+        f"{int(u.shard.path[2:8])}.parquet" for u in plan.units
     ]
 
 
@@ -203,3 +204,70 @@ def test_rows_of_one_size_cost_the_same_wherever_they_stand() -> None:
 
     assert costs.shape == (700, 3)
     assert (costs[:7] == costs[693:]).all()
+
+
+def again(plan: Plan, data: str) -> Plan:
+    """The plan as a later start reads it, in a renamed bucket."""
+    return Plan.from_json(
+        data.encode(), plan.run_id, [moved(s) for s in plan.shards], [f"other/{uri}" for uri in plan.indexes]
+    )
+
+
+def test_a_plan_is_read_as_it_was_written_at_the_addresses_of_now(tmp_path: Path) -> None:
+    bad = replace(made.asset(1, 1), facts=UNREADABLE)
+    plan = plan_of(
+        tmp_path, [images(0, 7), [made.asset(1, 0), bad, made.asset(1, 2)]], UnitConfig(max_assets=3)
+    )
+
+    read = again(plan, plan.to_json())
+
+    assert read == replace(
+        plan,
+        shards=tuple(map(moved, plan.shards)),
+        indexes=tuple(f"other/{uri}" for uri in plan.indexes),
+        units=tuple(replace(u, shard=moved(u.shard)) for u in plan.units),
+    )
+    assert read.to_json() == plan.to_json()
+
+
+def test_a_plan_of_nothing_is_read_as_it_was_written(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, [])
+
+    assert again(plan, plan.to_json()) == plan
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda plan: plan.update(schema_version="0"), "schema_version of another"),
+        (lambda plan: plan.update(run_id="run1"), "run_id of another"),
+        (lambda plan: plan["shards"].reverse(), "shards of another"),
+        (lambda plan: plan["indexes"].pop(), "indexes of another"),
+        (lambda plan: plan.pop("assets"), "KeyError: 'assets'"),
+        pytest.param(lambda plan: plan["units"].pop(0), "do not follow", id="first unit lost"),
+        pytest.param(lambda plan: plan["units"].append([0, 0, 3, 0, 0, 0]), "do not follow", id="unit twice"),
+        pytest.param(lambda plan: plan["units"].reverse(), "do not follow", id="units backwards"),
+        pytest.param(lambda plan: plan["units"].pop(2), "not all there", id="a shard's last unit lost"),
+        pytest.param(lambda plan: plan["units"][0].__setitem__(3, 1), "not all there", id="another cost"),
+        (lambda plan: plan["units"][0].pop(), "ValueError"),
+        (lambda plan: plan["units"][0].__setitem__(1, 1 << 70), "OverflowError"),
+        (lambda plan: plan.update(replica_bytes={}), "TypeError"),
+    ],
+)
+def test_a_changed_plan_is_refused_with_what_to_do(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
+) -> None:
+    plan = plan_of(tmp_path, [images(0, 7), images(1, 2)], UnitConfig(max_assets=3))
+    told = json.loads(plan.to_json())
+    change(told)
+
+    with pytest.raises(IntegrityError, match=f"{said}.*; delete it and start again"):
+        again(plan, json.dumps(told))
+
+
+@pytest.mark.parametrize("data", ["", "[]", '{"schema_version"', "[" * 10_000])
+def test_what_is_no_plan_is_refused(tmp_path: Path, data: str) -> None:
+    plan = plan_of(tmp_path, [images(0, 1)])
+
+    with pytest.raises(IntegrityError, match="is not the plan that was written"):
+        again(plan, data)

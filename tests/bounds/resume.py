@@ -1,0 +1,173 @@
+"""Bounds: going on with a run of 10,000,000 assets, from the first look at its input until what is left is known.
+
+    python -m tests.bounds.resume --assets 10000000 [--side 768] [--at URI]
+
+The output is one that a run leaves behind: its plan, cut by the real code from the costs of assets of side x side
+pixels, and an object for each unit under the name that a committer gives it. Going on reads nothing else, so shards
+and parts are empty here, and there are no indexes: whoever opened one would fail. What is left is then found in a new
+process, as `captionmill run` finds it: with all units done, and with all but 100. Printed: seconds after the imports,
+and the most memory that the process ever had. Ray is imported there, and not started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from random import Random, SystemRandom
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from actors.indexer import Indexer
+from jobs import run
+from jobs.preflight import check
+from pipeline import config, fit, flow, storage, units
+from pipeline.anyres import Geometry
+from pipeline.commit import committed, units_uri
+from pipeline.plan import Plan, plan_uri
+from pipeline.types import Media, Size, Unit
+from tests import made
+
+ROOT = Path(__file__).parents[2]
+EACH = 1_000  # assets a shard
+LEFT = 100  # units
+SECONDS, MIB = 5.0, 300  # the bounds
+WRITERS = 32
+GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
+JOB = """
+[input]
+dataset = "resumed"
+uris = ["{at}/in/*.tar"]
+[model]
+path = "{checkpoint}"
+[[prompt]]
+id = "short"
+text = "What is it?"
+[output]
+uri = "{at}/out"
+[cluster]
+gpus_per_replica = 0
+"""
+
+
+def build(at: str, folder: Path, assets: int, side: int) -> tuple[str, list[str]]:
+    """Write shards, plan and parts of a run below `at`; returns its job file and the addresses of its parts.
+
+    The checkpoint is put into `folder`.
+    """
+    job_file = JOB.format(at=at, checkpoint=made.checkpoint(folder / "checkpoint"))
+    _write(storage.join(at, "in", f"{i:06d}.tar") for i in range(assets // EACH))
+    plan = planned(job_file, side)
+    output = storage.join(at, "out")
+    storage.put(plan_uri(output, plan.run_id), plan.to_json().encode())
+    parts = [storage.join(units_uri(output, plan.run_id), f"{u.unit_id}.parquet") for u in plan.units]
+    _write(parts)
+    return job_file, parts
+
+
+def planned(job_file: str, side: int) -> Plan:
+    """The plan as a run first makes it, but for the costs, which no index tells."""
+    ready = check(config.read(job_file))
+    cost = GEOMETRY.cost(Media.IMAGE, [Size(side, side)], 0)
+    tokens, crops, pixels = (np.full(EACH, n) for n in (cost.visual_tokens, cost.crops, cost.pixel_bytes))
+    limits = ready.job.unit
+    found = [u for i, s in enumerate(ready.shards) for u in units.split(s, i, tokens, crops, pixels, limits)]
+    ids = ready.run_id, ready.recipe.recipe_id, ready.job.input.dataset
+    needs = fit.needs(ready.footprint, ready.job.model, ready.job.generation.max_new_tokens)
+    indexes = tuple(run._indexes(ready, ready.shards))
+    return Plan(*ids, ready.shards, indexes, tuple(found), EACH * len(ready.shards), 0, needs)
+
+
+def _write(uris: Iterable[str]) -> None:
+    """Empty objects."""
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for _ in pool.map(lambda uri: storage.put(uri, b""), uris):
+            pass
+
+
+def todo(job_file: str) -> list[Unit]:
+    """The units that are left, as `jobs.run` finds them. There must be a plan: there is nothing to make one from."""
+    ready = check(config.read(job_file))
+    if not storage.exists(plan_uri(ready.job.output.uri, ready.run_id)):
+        sys.exit(f"there is no plan of run {ready.run_id}: the code changed since it was written")
+    plan = run._plan(ready, flow.Actor(Indexer, {}), Console(stderr=True))
+    have = committed(ready.job.output.uri, plan.run_id)
+    return units.longest_first([u for u in plan.units if u.unit_id not in have], SystemRandom())
+
+
+def measured(job_file: str) -> dict[str, Any]:
+    """What `todo` takes of this process: seconds, and MiB at most before and after it."""
+    before, begun = _peak_mib(), time.monotonic()
+    left = todo(job_file)
+    return {
+        "seconds": time.monotonic() - begun,
+        "imports_mib": before,
+        "peak_mib": _peak_mib(),
+        "left": sorted(unit.unit_id for unit in left),
+    }
+
+
+def _peak_mib() -> int:
+    """Of this process since its exec; ru_maxrss would begin with that of whoever started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) >> 10
+
+
+def _apart(job_file: Path) -> dict[str, Any]:
+    """`measured` in a new process."""
+    command = [sys.executable, "-m", "tests.bounds.resume", "--job", str(job_file)]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _bench(at: str, folder: Path, assets: int, side: int) -> bool:
+    """Build, measure and print; whether all is within the bounds."""
+    begun = time.monotonic()
+    text, parts = build(at, folder, assets, side)
+    (job_file := folder / "job.toml").write_text(text)
+    print(f"{assets:,} assets in {assets // EACH:,} shards, {len(parts):,} units done", end=", ")
+    print(f"written in {time.monotonic() - begun:.0f} s")
+    print(f"{'left':>6} {'seconds':>8} {'MiB of imports':>15} {'more':>5} {'peak':>5}")
+    lost = Random(0).sample(parts, min(LEFT, len(parts)))
+    good = True
+    for gone in ([], lost):
+        for uri in gone:
+            storage.delete(uri)
+        found = _apart(job_file)
+        expected = sorted(uri.rpartition("/")[2].removesuffix(".parquet") for uri in gone)
+        if found["left"] != expected:
+            sys.exit(f"{len(found['left'])} units are left and not the {len(expected)} without a part")
+        imports, peak = found["imports_mib"], found["peak_mib"]
+        print(f"{len(gone):>6} {found['seconds']:8.2f} {imports:>15} {peak - imports:>5} {peak:>5}")
+        good &= found["seconds"] <= SECONDS and peak <= MIB
+    print(f"bounds: {SECONDS:g} s and {MIB} MiB: {'kept' if good else 'NOT kept'}")
+    return good
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--assets", type=int, default=10_000_000)
+    parser.add_argument("--side", type=int, default=384, help="pixels; 384: 256 assets a unit, 768: 121")
+    parser.add_argument(
+        "--at", default="", help="an empty place for shards and output; default: a temporary folder"
+    )
+    parser.add_argument("--job", type=Path, help="measure this job's resume in this process, and print JSON")
+    given = parser.parse_args()
+    if given.job:
+        print(json.dumps(measured(given.job.read_text())))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        sys.exit(not _bench(given.at or folder, Path(folder), given.assets, given.side))
+
+
+if __name__ == "__main__":
+    _main()
