@@ -18,6 +18,7 @@ import pyarrow as pa
 from actors.ledger import Ledger
 from pipeline import messages
 from pipeline.batching import buckets
+from pipeline.commit import Parts
 from pipeline.config import GenerationConfig, PromptConfig
 from pipeline.errors import CaptionmillError, MediaError, RunError
 from pipeline.types import (
@@ -73,7 +74,8 @@ class Generator(Protocol):
 class Captioner:
     """Captions work units with one generator, which `replica` builds where the captioner lives.
 
-    Captioners that may take over each other's units share a `ledger`.
+    Captioners that may take over each other's units share a `ledger`. A unit that `parts` has by now is passed on
+    as done: it may have waited here for minutes, while another driver was at it.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Captioner:
         prompts: Sequence[PromptConfig],
         settings: GenerationConfig,
         ledger: Ledger | None = None,
+        parts: Parts | None = None,
     ) -> None:
         self._failure: CaptionmillError | None = None
         try:
@@ -93,10 +96,16 @@ class Captioner:
         self._prompts = tuple(prompts)
         self._settings = settings
         self._ledger = ledger or Ledger()
+        self._parts = parts
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """`caption` for one-row tables (`pipeline.schema`)."""
-        return messages.captioned_to_table(self.caption(messages.table_to_prepared(table)))
+        if messages.table_to_done(table):
+            return table
+        prepared = messages.table_to_prepared(table)
+        if self._parts and self._parts.done(prepared.unit.unit_id):
+            return messages.done_to_table(prepared.unit)
+        return messages.captioned_to_table(self.caption(prepared))
 
     def caption(self, prepared: Prepared) -> Captioned:
         """Answer every sample under every prompt that asks about its kind, or once where none does.

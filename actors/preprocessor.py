@@ -11,6 +11,7 @@ import pyarrow as pa
 from actors.sandbox import Sandbox, Seen
 from pipeline import messages
 from pipeline.anyres import Geometry
+from pipeline.commit import Parts
 from pipeline.config import ImageConfig, VideoConfig
 from pipeline.errors import MediaError
 from pipeline.index import read_index
@@ -25,9 +26,15 @@ IMAGES_ONLY = Problem(
 
 
 class Preprocessor:
-    """Reads, decodes and cuts units, one after the other. Holds a decoder process: close it, or use `with`."""
+    """Reads, decodes and cuts units, one after the other. Holds a decoder process: close it, or use `with`.
 
-    def __init__(self, image: ImageConfig, video: VideoConfig, geometry: Geometry) -> None:
+    A unit that `parts` has by now is passed on as done, before a byte of its shard is read.
+    """
+
+    def __init__(
+        self, image: ImageConfig, video: VideoConfig, geometry: Geometry, parts: Parts | None = None
+    ) -> None:
+        self._parts = parts
         self._sandbox = Sandbox(image, video, geometry)
         self._videos = geometry.videos
 
@@ -46,6 +53,8 @@ class Preprocessor:
     def __call__(self, table: pa.Table) -> pa.Table:
         """`prepare` for one-row tables (`pipeline.schema`); the assets come from the unit's index."""
         unit, index_uri = messages.table_to_unit(table)
+        if self._parts and self._parts.done(unit.unit_id):
+            return messages.done_to_table(unit)
         return messages.prepared_to_table(self.prepare(unit, read_index(index_uri, unit.first, unit.count)))
 
     def prepare(self, unit: Unit, assets: Sequence[Asset]) -> Prepared:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from random import SystemRandom
 from typing import Any
 
 import pyarrow as pa
@@ -13,23 +14,23 @@ import ray
 from ray.exceptions import RayError
 from rich.console import Console
 
-from actors.captioner import Captioner
+from actors.captioner import Captioner, Generator
 from actors.indexer import Indexer
 from actors.ledger import SharedLedger
 from actors.preprocessor import Preprocessor
-from actors.replica import load
 from actors.sandbox import prober
 from jobs import interrupt
 from jobs.preflight import Ready
 from jobs.progress import Progress
 from pipeline import fit, flow, messages, publish, storage
 from pipeline import plan as planning
-from pipeline.commit import Committer, committed, manifest_uri, receipt
+from pipeline.commit import Committer, Parts, committed, manifest_uri, receipt
 from pipeline.config import Job
 from pipeline.errors import ConfigError, RunError
 from pipeline.index import index_uri
 from pipeline.plan import Plan
 from pipeline.provenance import Context
+from pipeline.types import Shard
 from pipeline.units import longest_first
 
 
@@ -44,10 +45,10 @@ class Actors:
 
 def actors(ready: Ready) -> Actors:
     """The real ones. Ray is connected: a replica on CPU has as many threads as cores are set aside for it."""
-    job = ready.job
+    job, parts = ready.job, Parts(ready.job.output.uri, ready.run_id)
     model = replace(job.model, threads=job.model.threads or max(1, int(_pools(job).replica_cpus)))
     replica = partial(
-        load, model, ready.geometry, job.generation.max_new_tokens, job.cluster.gpus_per_replica
+        _load, model, ready.geometry, job.generation.max_new_tokens, job.cluster.gpus_per_replica
     )
     return Actors(
         flow.Actor(
@@ -59,7 +60,10 @@ def actors(ready: Ready) -> Actors:
                 "probe_id": _probe_id(job),
             },
         ),
-        flow.Actor(Preprocessor, {"image": job.image, "video": job.video, "geometry": ready.geometry}),
+        flow.Actor(
+            Preprocessor,
+            {"image": job.image, "video": job.video, "geometry": ready.geometry, "parts": parts},
+        ),
         flow.Actor(
             Captioner,
             {
@@ -67,9 +71,17 @@ def actors(ready: Ready) -> Actors:
                 "prompts": job.prompts,
                 "settings": job.generation,
                 "ledger": SharedLedger(),
+                "parts": parts,
             },
         ),
     )
+
+
+def _load(*settings: Any) -> Generator:
+    """The replica, where the captioner lives. The driver does without torch, 5 s and 350 MB."""
+    from actors.replica import load
+
+    return load(*settings)
 
 
 def _pools(job: Job) -> flow.Pools:
@@ -91,7 +103,7 @@ def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
     _check_cluster(ready.job)
     console.print(f"A replica holds {fit.said(ready.footprint, ready.job.model)}")
     storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
-    plan = _plan(ready, _index(ready, made_of.indexer, console))
+    plan = _plan(ready, made_of.indexer, console)
     metadata = {
         "captionmill.run_id": run_id,
         "captionmill.recipe_id": decided.recipe_id,
@@ -114,30 +126,41 @@ def _check_cluster(job: Job) -> None:
         )
 
 
-def _index(ready: Ready, indexer: flow.Actor, console: Console) -> list[str]:
-    """The index address of every shard, after making those that are missing."""
+def _indexes(ready: Ready, shards: Sequence[Shard]) -> list[str]:
+    """The index address of each shard."""
     job = ready.job
-    uris = [index_uri(job.output.uri, shard, job.input, _probe_id(job)) for shard in ready.shards]
-    there = {e.uri for e in storage.listing(storage.join(job.output.uri, "index"))}
-    missing = [s for s, uri in zip(ready.shards, uris, strict=True) if uri not in there]
+    return [index_uri(job.output.uri, shard, job.input, _probe_id(job)) for shard in shards]
+
+
+def _index(ready: Ready, shards: Sequence[Shard], indexer: flow.Actor, console: Console) -> None:
+    """Make the indexes that are missing."""
+    there = {e.uri for e in storage.listing(storage.join(ready.job.output.uri, "index"))}
+    missing = [s for s, uri in zip(shards, _indexes(ready, shards), strict=True) if uri not in there]
     if missing:
-        console.print(f"Indexing {len(missing):,} of {len(uris):,} shards")
+        console.print(f"Indexing {len(missing):,} of {len(ready.shards):,} shards")
         done = flow.index([messages.shard_to_table(s) for s in missing], indexer)
         for number, _ in enumerate(done.iter_rows(), 1):
             interrupt.check()
             if number % max(1, len(missing) // 10) == 0:
                 console.print(f"  {number:,} shards indexed")
-    return uris
 
 
-def _plan(ready: Ready, indexes: list[str]) -> Plan:
+def _plan(ready: Ready, indexer: flow.Actor, console: Console) -> Plan:
+    """The plan of the run. Where an earlier start made it, it is read: the run's id is a digest of all that decides it.
+
+    That takes as long as there are units, and no index is looked at.
+    """
     job, run_id = ready.job, ready.run_id
+    uri, indexes = planning.plan_uri(job.output.uri, run_id), _indexes(ready, ready.shards)
+    if storage.exists(uri):
+        return Plan.from_json(storage.read(uri), run_id, ready.shards, indexes)
+    _index(ready, ready.shards, indexer, console)
     price = planning.Pricer(ready.geometry, job.video)
     units, assets, failed = planning.units_of(ready.shards, indexes, job.unit, price)
     recipe_id, dataset = ready.recipe.recipe_id, job.input.dataset
     needs = fit.needs(ready.footprint, job.model, job.generation.max_new_tokens)
     plan = Plan(run_id, recipe_id, dataset, ready.shards, tuple(indexes), tuple(units), assets, failed, needs)
-    storage.put(storage.join(job.output.uri, "runs", run_id, "plan.json"), plan.to_json().encode())
+    storage.put(uri, plan.to_json().encode())
     return plan
 
 
@@ -147,11 +170,12 @@ def _caption(
     """Caption the units that have no part."""
     job = ready.job
     have = committed(job.output.uri, plan.run_id) & {u.unit_id for u in plan.units}
-    todo = longest_first([u for u in plan.units if u.unit_id not in have])
+    todo = longest_first([u for u in plan.units if u.unit_id not in have], SystemRandom())
     if have:
         console.print(f"Going on: {len(have):,} of {len(plan.units):,} units are there already")
     if not todo:
         return
+    _index(ready, list({u.shard.path: u.shard for u in todo}.values()), made_of.indexer, console)
     context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
     rows = [messages.unit_to_table(u, plan.index_of(u)) for u in todo]
     commit = Committer(job.output.uri, context, metadata)

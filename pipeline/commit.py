@@ -1,27 +1,28 @@
 """Commit: one Parquet part per unit, checked, then one PUT under the unit's own name.
 
 Whoever runs a unit, however often, writes the same rows (but for `created_at`) under the same name, so a retried
-task, a zombie attempt or a second driver changes nothing. A part is complete when it exists; resume is a listing.
+task, a zombie attempt or a second driver changes nothing. A part is complete when it exists; resume is a listing, and
+whoever is about to begin a unit looks whether another was faster.
 """
 
 from __future__ import annotations
 
 import io
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import messages, storage
-from pipeline.columns import SCHEMA_VERSION, parquet_options
+from pipeline.columns import PART, SCHEMA_VERSION, parquet_options, split_part
 from pipeline.config import PromptConfig
 from pipeline.errors import IntegrityError
 from pipeline.provenance import Context, part_table
-from pipeline.types import Answer, Asset, Caption, Captioned, Media, Problem
+from pipeline.types import Answer, Asset, Caption, Captioned, Media, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +36,42 @@ class Receipt:
     output_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The unit parts of one run of an output."""
+
+    output: str
+    run_id: str
+
+    def uri(self, unit_id: str) -> str:
+        """Where the unit's part is, or will be."""
+        return storage.join(units_uri(self.output, self.run_id), f"{unit_id}.parquet")
+
+    def done(self, unit_id: str) -> bool:
+        """Whether the unit needs no more work: it has a part, or its run is published, which takes the parts away.
+
+        One or two requests, so that a unit which another driver has done is not done again.
+        """
+        return storage.exists(self.uri(unit_id)) or self.published()
+
+    def published(self) -> bool:
+        """Whether the run has its manifest: parts that come now are nobody's."""
+        return storage.exists(manifest_uri(self.output, self.run_id))
+
+
 class Committer:
     """Writes unit parts below `runs/<run_id>/units/` of the output."""
 
     def __init__(self, output: str, context: Context, metadata: Mapping[str, str]) -> None:
-        self._folder = units_uri(output, context.run_id)
-        self._manifest = manifest_uri(output, context.run_id)
+        self._parts = Parts(output, context.run_id)
         self._context = context
         self._metadata = metadata
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """One captioned unit in, its receipt out, as one-row tables (see `receipt`)."""
-        return pa.table({"receipt": [json.dumps(asdict(self.commit(messages.table_to_captioned(table))))]})
+        """One captioned unit in, or one that was done already, its receipt out, as one-row tables (see `receipt`)."""
+        done = messages.table_to_done(table)
+        given = self.seen(done) if done else self.commit(messages.table_to_captioned(table))
+        return pa.table({"receipt": [json.dumps(asdict(given))]})
 
     def commit(self, captioned: Captioned) -> Receipt:
         """Check conservation and digests, build the part in memory, read it back, and PUT it.
@@ -57,22 +82,49 @@ class Committer:
         check(captioned, self._context.prompts)
         table = part_table(captioned, self._context, datetime.now(UTC))
         data = part_bytes(table, {**self._metadata, "captionmill.unit_id": captioned.unit.unit_id})
-        # The first attempt's part stands where the store can refuse the second: then what is compacted never changes.
-        part = storage.join(self._folder, f"{captioned.unit.unit_id}.parquet")
-        storage.put_new(part, data)
-        if storage.exists(
-            self._manifest
-        ):  # another driver has published meanwhile, and removed what it found
+        # The first attempt's part stands: what is compacted never changes. Where the store cannot refuse the second,
+        # looking first leaves but the moment between the two.
+        part = self._parts.uri(captioned.unit.unit_id)
+        if not storage.exists(part):
+            storage.put_new(part, data)
+        if self._parts.published():  # by another driver meanwhile, which has removed what it found
             storage.delete(part)
-        failed = [a.outcome for a in captioned.answers if isinstance(a.outcome, Problem)]
-        said = [a.outcome for a in captioned.answers if not isinstance(a.outcome, Problem)]
-        return Receipt(
-            unit_id=captioned.unit.unit_id,
-            assets=len(captioned.assets),
-            captions=len(said),
-            failures=dict(Counter(str(p.code) for p in failed)),
-            output_tokens=sum(c.n_output_tokens for c in said),
-        )
+        return _receipt(captioned.unit, table)
+
+    def seen(self, unit: Unit) -> Receipt:
+        """The receipt of a unit that `Parts.done` called done, from the part that lies there; nothing is written.
+
+        Where another driver has published meanwhile, the part is gone and nothing of it is counted. Raises
+        IntegrityError where it does not hold the unit's assets, StorageError where it is gone without that.
+        """
+        uri = self._parts.uri(unit.unit_id)
+        try:
+            table = read_part(uri)
+        except storage.MissingError:
+            if not self._parts.published():
+                raise
+            return _receipt(unit, PART.empty_table())
+        if (held := len(pc.unique(table["asset_id"]))) != unit.count:
+            said = f"{storage.redact(uri)} holds {held} assets of {unit.count} planned"
+            raise IntegrityError(f"{said}; delete it and start again")
+        return _receipt(unit, table)
+
+
+def _receipt(unit: Unit, part: pa.Table) -> Receipt:
+    captions, failures = split_part(part)
+    codes = {str(row["values"]): row["counts"] for row in failures["error_code"].value_counts().to_pylist()}
+    tokens = pc.sum(captions["n_output_tokens"]).as_py() or 0
+    return Receipt(unit.unit_id, unit.count, len(captions), codes, tokens)
+
+
+def read_part(uri: str) -> pa.Table:
+    """A unit's rows, of schema `PART`. IntegrityError where the object is no whole part, MissingError where none is."""
+    try:
+        return pq.read_table(io.BytesIO(storage.read(uri)), schema=PART)
+    except pa.ArrowInvalid as error:
+        raise IntegrityError(
+            f"{storage.redact(uri)} is no whole unit part: {error}; delete it and start again"
+        ) from error
 
 
 def receipt(row: Mapping[str, object]) -> Receipt:

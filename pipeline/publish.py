@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.columns import CAPTIONS, FAILURES, PART, SCHEMA_VERSION, parquet_options, split_part
-from pipeline.commit import committed, manifest_uri, units_uri
+from pipeline.commit import Parts, committed, manifest_uri, read_part, units_uri
 from pipeline.errors import IntegrityError
 from pipeline.plan import Plan
 
@@ -101,13 +101,7 @@ class Compactor:
         }
 
     def _read(self, unit_id: str, partition: Partition) -> pa.Table:
-        uri = _part_uri(self._output, self._run_id, unit_id)
-        try:
-            table = pq.read_table(io.BytesIO(storage.read(uri)), schema=PART)
-        except pa.ArrowInvalid as error:
-            raise IntegrityError(
-                f"{storage.redact(uri)} is no whole unit part: {error}; delete it and start again"
-            ) from error
+        table = read_part(Parts(self._output, self._run_id).uri(unit_id))
         low, high = partition.bounds()
         ids = table["asset_id"]
         return table.filter(pc.and_(pc.greater_equal(ids, low), pc.less(ids, high))).replace_schema_metadata(
@@ -137,15 +131,11 @@ def parquet_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
 
 def missing(output: str, plan: Plan) -> list[str]:
     """The ids of units that have no part. What the listing lacks is looked at by name: listings may lag behind."""
-    there = committed(output, plan.run_id)
+    there, parts = committed(output, plan.run_id), Parts(output, plan.run_id)
     unlisted = [u.unit_id for u in plan.units if u.unit_id not in there]
     with ThreadPoolExecutor(READERS) as pool:
-        found = pool.map(lambda unit: storage.exists(_part_uri(output, plan.run_id, unit)), unlisted)
+        found = pool.map(lambda unit: storage.exists(parts.uri(unit)), unlisted)
         return [unit for unit, exists in zip(unlisted, found, strict=True) if not exists]
-
-
-def _part_uri(output: str, run_id: str, unit_id: str) -> str:
-    return storage.join(units_uri(output, run_id), f"{unit_id}.parquet")
 
 
 def publish(
@@ -196,7 +186,7 @@ def snapshot(output: str) -> dict[str, Any] | None:
 def _clean(output: str, run_id: str, unit_ids: Sequence[str]) -> None:
     """Remove the unit parts of a published run."""
     listed = {e.uri for e in storage.listing(units_uri(output, run_id))}
-    named = {_part_uri(output, run_id, unit_id) for unit_id in unit_ids}
+    named = {Parts(output, run_id).uri(unit_id) for unit_id in unit_ids}
     with ThreadPoolExecutor(READERS) as pool:
         list(pool.map(storage.delete, listed | named))
 

@@ -82,7 +82,7 @@ def _places(record: Record, there: Mapping[str, Entry]) -> Iterator[Finding]:
             yield Finding(Kind.FILE, path, said)
         elif path.startswith(tuple(f"runs/{run_id}/units/" for run_id in published)):
             yield Finding(Kind.LEFTOVER, path, "a unit part of a run that is published")
-        elif path.startswith(".captionmill-probe-"):
+        elif path == storage.PROBE:
             yield Finding(Kind.LEFTOVER, path, "a probe of an earlier start")
     for path in () if "://" in record.output else local.unfinished(record.output):
         yield Finding(Kind.LEFTOVER, path, "a file that was being written when its writer died")

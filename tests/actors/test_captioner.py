@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from actors.captioner import Captioner, OutOfMemory, batches
+from pipeline import storage
+from pipeline.commit import Parts
 from pipeline.config import GenerationConfig, PromptConfig
 from pipeline.errors import MediaError
+from pipeline.messages import done_to_table, prepared_to_table, table_to_captioned, table_to_done
 from pipeline.types import (
     Answer,
     Asset,
@@ -198,3 +202,21 @@ def test_prompts_of_a_sample_that_exceed_the_bounds_are_divided_into_consecutive
     found = [[r.sample.view.position for r in batch] for batch in batches(requests, 400, 8)]
 
     assert found == [[0, 0], [0, 0], [0], [1, 1], [1, 1], [1]]
+
+
+def test_a_unit_whose_part_came_while_it_waited_is_not_generated(tmp_path: Path) -> None:
+    echo, parts = Echo(), Parts(str(tmp_path), "run0")
+    captioner = Captioner(lambda: echo, PROMPTS, SETTINGS, parts=parts)
+    prepared = unit([30, 40])
+    first = captioner(prepared_to_table(prepared))
+    storage.put(parts.uri("u"), b"")
+
+    assert table_to_captioned(first).unit == prepared.unit
+    assert table_to_done(captioner(prepared_to_table(prepared))) == prepared.unit
+    assert echo.calls == [4]
+
+
+def test_a_unit_that_is_done_passes_the_captioner() -> None:
+    given = done_to_table(unit([30]).unit)
+
+    assert Captioner(Echo, PROMPTS, SETTINGS)(given) is given

@@ -15,10 +15,13 @@ from PIL import Image
 from actors.preprocessor import Preprocessor
 from actors.sandbox import Sandbox
 from pipeline.anyres import Geometry
+from pipeline.commit import Parts
 from pipeline.config import ImageConfig, InputConfig, VideoConfig
 from pipeline.index import scan
+from pipeline.messages import table_to_done, unit_to_table
 from pipeline.shards import list_shards
-from pipeline.types import Asset, Code, Cost, Media, Prepared, Problem, Shard, Size, Stage, Unit
+from pipeline.storage import MissingError, put
+from pipeline.types import Asset, Code, Cost, Media, Prepared, Problem, Shard, ShardFormat, Size, Stage, Unit
 from pipeline.video import n_samples
 from tests.films import Film
 
@@ -188,3 +191,17 @@ def test_a_video_that_the_index_could_not_read_keeps_that_problem(tmp_path: Path
         found = problem(preprocessor.prepare(unit(shard, assets), assets))
 
     assert found.stage is Stage.INDEX
+
+
+def test_a_unit_that_has_its_part_is_passed_on_and_nothing_of_its_shard_is_read(tmp_path: Path) -> None:
+    parts = Parts(str(tmp_path), "run0")
+    gone = Unit(
+        "unit", Shard(f"{tmp_path}/gone.tar", "gone.tar", "1", 1, ShardFormat.TAR), 0, 1, Cost(0, 0, 0)
+    )
+    row = unit_to_table(gone, f"{tmp_path}/gone.parquet")
+    with Preprocessor(ImageConfig(), VIDEO, GEOMETRY, parts) as preprocessor:
+        with pytest.raises(MissingError):
+            preprocessor(row)
+        put(parts.uri("unit"), b"")
+
+        assert table_to_done(preprocessor(row)) == gone

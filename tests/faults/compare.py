@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from jobs.verify import inspect
+from pipeline.columns import PART
+from pipeline.errors import CaptionmillError
 from pipeline.publish import snapshot
 
 TABLES = ("captions", "failures")
@@ -35,10 +37,10 @@ class Verdict:
 
 
 def published(output: Path) -> Mapping[str, pa.Table]:
-    """The rows of both tables, by the snapshot, without times."""
+    """The rows of both tables, by the snapshot, without times; none where nothing is published."""
     told = snapshot(str(output))
     if told is None:
-        raise FileNotFoundError(f"{output} has no snapshot")
+        return dict.fromkeys(TABLES, PART.empty_table())
     return {
         name: pa.concat_tables([pq.ParquetFile(output / f["path"]).read() for f in told[name]["files"]])
         .drop_columns([TIMES])
@@ -63,8 +65,15 @@ def compare(undisturbed: Path, disturbed: Path) -> Verdict:
         wrong += len(have.keys() - want.keys())
         wrong += sum(row not in have[key] for key, [row] in want.items() if key in have)
     odd = sorted(files(undisturbed) ^ files(disturbed))
-    found_by_verify = inspect(str(disturbed), None, Console(quiet=True)).findings
-    return Verdict(lost, doubled, wrong, tuple(odd), tuple(map(str, found_by_verify)))
+    return Verdict(lost, doubled, wrong, tuple(odd), tuple(_verified(disturbed)))
+
+
+def _verified(output: Path) -> Iterator[str]:
+    """What `captionmill verify` says."""
+    try:
+        yield from map(str, inspect(str(output), None, Console(quiet=True)).findings)
+    except CaptionmillError as error:
+        yield str(error)
 
 
 def _rows(table: pa.Table) -> dict[tuple[str, str | None], list[dict[str, Any]]]:

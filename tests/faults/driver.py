@@ -5,49 +5,57 @@ python -m tests.faults.driver JOB.toml SECONDS DIARY
 
 from __future__ import annotations
 
+import os
 import sys
-from dataclasses import replace
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from actors.ledger import SharedLedger
 from jobs.preflight import check
 from jobs.run import actors, run
 from jobs.session import session
 from pipeline import publish, storage
-from pipeline.commit import manifest_uri
+from pipeline.commit import Parts, manifest_uri
 from pipeline.config import read
 from pipeline.errors import CaptionmillError
 from pipeline.flow import Actor
 from tests.double import with_doubles
 
 
-class Diary(SharedLedger):
-    """The captioners' ledger, which also writes each unit that is begun to a file."""
+@dataclass(frozen=True, slots=True)
+class Watched(Parts):
+    """The parts, as captioners look at them; each look after which a unit is begun is a line of a diary.
 
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self._path = path
+    A line is the time before the look (UTC s), the driver's process and the unit.
+    """
 
-    def begin(self, unit_id: str, position: int | None = None) -> int:
-        """As the ledger does."""
-        if position is None:
-            with Path(self._path).open("a") as file:  # one short write: lines of several processes stay whole
-                file.write(f"{unit_id}\n")
-        return super().begin(unit_id, position)
+    diary: str
+    driver: int
+
+    def done(self, unit_id: str) -> bool:
+        """As the parts do."""
+        asked = time.time()
+        found = Parts.done(self, unit_id)
+        if not found:
+            with Path(self.diary).open("a") as file:  # one short write: lines of several processes stay whole
+                file.write(f"{asked:.3f} {self.driver} {unit_id}\n")
+        return found
 
 
 def drive(job_file: str, delay_s: float, diary: str, console: Console) -> dict[str, Any]:
     """Bring the output to the snapshot that the job describes, as `captionmill run` does."""
     ready = check(read(job_file))
-    if storage.exists(manifest_uri(ready.job.output.uri, ready.run_id)):
-        return publish.swap(ready.job.output.uri, ready.run_id)
+    output = ready.job.output.uri
+    if storage.exists(manifest_uri(output, ready.run_id)):
+        return publish.swap(output, ready.run_id)
     with session(console):
         doubles = with_doubles(actors(ready), ready, delay_s)
-        kwargs = {**doubles.captioner.kwargs, "ledger": Diary(diary)}
-        return run(ready, replace(doubles, captioner=Actor(doubles.captioner.cls, kwargs)), console)
+        watched = Watched(output, ready.run_id, diary, os.getpid())
+        captioner = Actor(doubles.captioner.cls, {**doubles.captioner.kwargs, "parts": watched})
+        return run(ready, replace(doubles, captioner=captioner), console)
 
 
 def main() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import tarfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from pipeline import storage
 from tests import made
 
-SHARDS, EACH, UNIT = 4, 100, 8
+SHARDS, EACH, UNIT = 2, 200, 8  # few shards: each may have an indexer of its own, 3 s of a core
 BAD_EVERY = 23
 JOB = """
 [input]
@@ -31,31 +33,47 @@ max_assets = {unit}
 uri = "{output}"
 [cluster]
 replicas = 2
-gpus_per_replica = 0
+gpus_per_replica = 1
+preprocessors = 2
 """
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """A unit that a captioner began: when it found no part of it (UTC s), and for which driver (a process)."""
+
+    at: float
+    driver: int
+    unit_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class Folder:
-    """Where one job's files are, below the root of all."""
+    """Where one job's files are: below the root of all, but for the output where that has a place on a store."""
 
     root: Path
     name: str
+    store: str = ""
 
     @property
-    def output(self) -> Path:
+    def home(self) -> Path:
+        """What is on this machine."""
+        return self.root / self.name
+
+    @property
+    def output(self) -> str:
         """What the job writes."""
-        return self.root / self.name / "out"
+        return storage.join(self.store or str(self.root), self.name, "out")
 
     @property
     def job(self) -> Path:
         """The job file."""
-        return self.root / self.name / "job.toml"
+        return self.home / "job.toml"
 
     @property
     def diary(self) -> Path:
-        """The units that captioners began."""
-        return self.root / self.name / "diary"
+        """The units that captioners began (`tests.faults.driver`)."""
+        return self.home / "diary"
 
     @property
     def assets(self) -> int:
@@ -69,25 +87,40 @@ class Folder:
 
     def make(self) -> None:
         """Write the job file."""
-        self.job.parent.mkdir()
+        self.home.mkdir()
         self.job.write_text(JOB.format(input=self.root / "input", unit=UNIT, output=self.output))
 
-    def parts(self) -> set[str]:
-        """The units that have a part now."""
-        return {p.stem for p in self.output.glob("runs/*/units/*.parquet")}
+    def look(self) -> dict[str, float]:
+        """The objects of the run by name, each with a time (UTC s) at which it was there: the first that is known.
 
-    def planned(self) -> bool:
-        """Whether there is a plan, and so every index."""
-        return any(self.output.glob("runs/*/plan.json"))
+        Names are `plan.json`, `manifest.json` and `units/<unit_id>.parquet`.
+        """
+        runs = storage.listing(storage.join(self.output, "runs"))
+        found = {e.name.partition("/")[2]: time.time() if self.store else _linked(Path(e.uri)) for e in runs}
+        return {name: at for name, at in found.items() if at}
 
-    def published(self) -> bool:
-        """Whether there is a manifest."""
-        return any(self.output.glob("runs/*/manifest.json"))
+    def begun(self) -> list[Begun]:
+        """The units that captioners began, each as often as it was begun."""
+        lines = self.diary.read_text().splitlines() if self.diary.exists() else []
+        return [Begun(float(at), int(driver), unit) for at, driver, unit in map(str.split, lines)]
 
-    def begun(self) -> list[str]:
-        """The units that captioners began, in time, each as often as it was begun."""
-        text = self.diary.read_text() if self.diary.exists() else ""
-        return text.split()
+    def local(self) -> Path:
+        """The output on this machine: itself, or a copy."""
+        if not self.store:
+            return Path(self.output)
+        for entry in storage.listing(self.output):
+            path = self.home / "copy" / entry.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(storage.read(entry.uri))
+        return self.home / "copy"
+
+
+def _linked(path: Path) -> float:
+    """When a file got its name, or 0 where it has none any more."""
+    try:
+        return path.stat().st_ctime  # not mtime: what is written is given its name later
+    except FileNotFoundError:
+        return 0.0
 
 
 def corpus(folder: Path) -> None:

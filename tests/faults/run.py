@@ -10,15 +10,17 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.faults.cluster import ROOT, TITLES, Cluster, kill
 from tests.faults.job import Folder
 
-KINDS = (*TITLES, "node", "driver")
+KINDS = (*TITLES, "node", "driver", "head")
 WORK_S = 0.05  # a double's, per request: 0.8 s for a unit, so that commits keep up
-PATIENCE_S = 1800.0  # for a driver; the whole job takes half a minute on a quiet machine
+PATIENCE_S = 1800.0  # for the whole job, which takes a minute on a quiet machine
 HUNT_S = 0.3  # for a write task, which lives for 20 ms; others are looked for now and then
 PAUSE_S = 0.2
+GRAIN_S = 0.02  # of the time stamps in a file system, 4 ms, and of the diary's, 1 ms
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,143 +31,195 @@ class Kill:
     kind: str
 
 
+@dataclass(slots=True)
+class Rival:
+    """A second driver: when it comes (as `Kill.at`), to a Ray of its own or not, and whether the first sleeps by then.
+
+    A sleeper is stopped, and wakes up when the other has come to its end.
+    """
+
+    at: float
+    own_ray: bool = False
+    sleeper: bool = False
+
+
+@dataclass(slots=True)
+class Driver:
+    """A driver's process, and where to start the next one should it be killed."""
+
+    process: subprocess.Popen[str]
+    log: Path
+    own_ray: bool
+    asleep: bool = False
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it has brought the output to its snapshot."""
+        return self.process.poll() == 0
+
+    def last_words(self) -> str:
+        """The end of what it said."""
+        return self.log.read_text()[-500:]
+
+
 class Run:
     """Runs a job and disturbs it."""
 
     def __init__(self, cluster: Cluster, folder: Folder, draw: random.Random) -> None:
         self.folder = folder
         self.killed: Counter[str] = Counter()
-        self.allowed: Counter[str] = Counter()  # by unit: the disturbances that found it in flight
-        self.rivals = 0  # drivers beside the first
+        self.stopped = 0
+        self.in_flight: Counter[str] = Counter()  # by unit: the kills that found it begun and not committed
+        self._there: dict[str, float] = {}  # the run's objects, and since when at the latest
         self._cluster, self._draw = cluster, draw
-        self._drivers: list[subprocess.Popen[str]] = []
+        self._drivers: list[Driver] = []
+        self._lost: list[Driver] = []  # they have lost the head of their cluster, and will find out
         self._complaints: list[str] = []
         folder.make()
 
     def again(self) -> Counter[str]:
         """How often more than once each unit was begun."""
-        return Counter({unit: n - 1 for unit, n in Counter(self.folder.begun()).items() if n > 1})
+        return Counter(b.unit_id for b in self.folder.begun()) - Counter(
+            {b.unit_id for b in self.folder.begun()}
+        )
 
     def complaints(self) -> list[str]:
-        """What was wrong with the run itself."""
-        both = Counter(
-            dict.fromkeys(self.folder.begun(), self.rivals)
-        )  # each driver does what it does not find done
-        more = self.again() - self.allowed - both
-        needless = [f"done again though not in flight: {dict(more)}"] if more else []
-        return [*self._complaints, *needless]
+        """What was wrong with the run itself; above all, each unit that was begun again and not in flight.
 
-    def to_the_end(self, kills: Sequence[Kill], rival_at: float | None = None) -> None:
-        """Run until a driver ends well, and its rival, if there is one, as well."""
-        driver, rival = self._start(), None
-        due, deadline = list(kills), time.monotonic() + PATIENCE_S
-        while driver.poll() != 0:
+        A unit may be begun as long as its part is not there, by each driver once, and once more after each kill that
+        found it in flight.
+        """
+        begun = self.folder.begun()
+        late = [b for b in begun if b.at > min(self._since(b.unit_id), self._published()) + GRAIN_S]
+        each = Counter((b.driver, b.unit_id) for b in begun)
+        needless = {who: n for who, n in each.items() if n > 1 + self.in_flight[who[1]]}
+        found = [f"begun when its part was there: {late}"] if late else []
+        return [*self._complaints, *found, *([f"begun again for no reason: {needless}"] if needless else [])]
+
+    def to_the_end(self, kills: Sequence[Kill], rival: Rival | None = None) -> None:
+        """Run until every driver has ended well, however often it was killed."""
+        self._drivers = [self._start()]
+        deadline = time.monotonic() + PATIENCE_S
+        try:
+            self._disturb(kills, rival, deadline)
+        finally:
+            self._end_all()
+
+    def _disturb(self, kills: Sequence[Kill], rival: Rival | None, deadline: float) -> None:
+        due = list(kills)
+        while not all(driver.ended_well for driver in (*self._drivers, *self._lost)):
             if time.monotonic() > deadline or len(self._complaints) > 3:
-                self._hung(driver)
+                self._complaints.append("the drivers do not come to an end")
                 break
-            if driver.returncode is not None:
-                self._ended(driver)
-                driver = self._start()
-            if rival is None and rival_at is not None and self._progress() >= rival_at:
-                self.rivals = 1
-                rival = self._start(alone=True)
-            due = self._disturb(due, driver)
-        if rival is not None:
-            self._wait(rival)
+            self._look()
+            if rival and self._progress() >= rival.at:
+                self._enter(rival)
+                rival = None
+            self._tend()
+            due = [fault for fault in due if not self._done(fault)]
+            self._cluster.repair()
+            time.sleep(PAUSE_S)
 
-    def sleeper(self, kills: Sequence[Kill], stop_at: float) -> None:
-        """Stop the driver, let another take its place to the end, and wake it up."""
-        sleeper = self._start()
-        due = [fault for fault in kills if fault.kind != "driver"]
-        while sleeper.poll() is None and self._progress() < stop_at:
-            due = self._disturb(due, sleeper)
-        time.sleep(self._draw.uniform(0.0, 0.3))
-        sleeper.send_signal(signal.SIGSTOP)
-        self.killed["driver stopped"] += 1
-        self.rivals = 1
-        self._wait(self._start(alone=True))
-        sleeper.send_signal(signal.SIGCONT)
-        self._wait(sleeper)
+    def _look(self) -> None:
+        self._there = self.folder.look() | self._there
 
-    def _disturb(self, due: list[Kill], driver: subprocess.Popen[str]) -> list[Kill]:
-        """Do what it is time for; what is still to do."""
-        left = [fault for fault in due if not self._done(fault, driver)]
-        self._cluster.repair()
-        time.sleep(PAUSE_S)
-        return left
+    def _since(self, unit_id: str) -> float:
+        return self._there.get(f"units/{unit_id}.parquet", float("inf"))
+
+    def _published(self) -> float:
+        return self._there.get("manifest.json", float("inf"))
 
     def _progress(self) -> float:
-        return 2.0 if self.folder.published() else len(self.folder.parts()) / self.folder.units
+        parts = sum(name.startswith("units/") for name in self._there)
+        return 2.0 if "manifest.json" in self._there else parts / self.folder.units
 
-    def _start(self, *, alone: bool = False) -> subprocess.Popen[str]:
+    def _enter(self, rival: Rival) -> None:
+        if rival.sleeper and not self._drivers[0].ended_well:
+            time.sleep(self._draw.uniform(0.0, PAUSE_S))
+            self._drivers[0].process.send_signal(signal.SIGSTOP)
+            self._drivers[0].asleep = True
+            self.stopped += 1
+        self._drivers.append(self._start(own_ray=rival.own_ray))
+
+    def _tend(self) -> None:
+        """Start drivers in place of those that were killed, and wake the sleeper when it is alone."""
+        for i, driver in enumerate(self._drivers):
+            if driver.process.poll():
+                self._ended(driver)
+                self._drivers[i] = self._start(own_ray=driver.own_ray)
+        if all(driver.asleep or driver.ended_well for driver in self._drivers):
+            for driver in self._drivers:
+                driver.asleep = False
+                if driver.process.poll() is None:
+                    driver.process.send_signal(signal.SIGCONT)
+        self._lost = [driver for driver in self._lost if not self._found_out(driver)]
+
+    def _ended(self, driver: Driver) -> None:
+        """Only a kill of ours may end a driver before its run is published."""
+        if driver.process.returncode != -signal.SIGKILL:
+            self._complaints.append(f"a driver ended with {driver.process.returncode}: {driver.last_words()}")
+
+    def _found_out(self, driver: Driver) -> bool:
+        """Whether a driver without a cluster has ended: by Ray's hand, as failed, or well if it was at its end."""
+        code = driver.process.poll()
+        if code is not None and code not in (0, 1):
+            self._complaints.append(f"a driver that lost its head ended with {code}: {driver.last_words()}")
+        return code is not None
+
+    def _start(self, *, own_ray: bool = False) -> Driver:
         """A driver on the cluster, or with a Ray of its own."""
-        environment = self._cluster.environment if alone else self._cluster.driver_environment()
-        with (self.folder.job.parent / f"driver-{time.time_ns()}.log").open("w") as log:
-            return subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.faults.driver",
-                    self.folder.job,
-                    str(WORK_S),
-                    self.folder.diary,
-                ],
+        environment = self._cluster.environment if own_ray else self._cluster.driver_environment()
+        path = self.folder.home / f"driver-{time.time_ns()}.log"
+        arguments = [str(self.folder.job), str(WORK_S), str(self.folder.diary)]
+        with path.open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tests.faults.driver", *arguments],
                 cwd=ROOT,
                 env=dict(environment),
                 text=True,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
             )
+        return Driver(process, path, own_ray)
 
-    def _done(self, fault: Kill, driver: subprocess.Popen[str]) -> bool:
+    def _done(self, fault: Kill) -> bool:
         """Whether a kill need not be thought of again: it was its time and there was a victim, or it is too late."""
-        progress = self._progress()
-        if fault.kind == "indexer" and self.folder.planned():
+        if fault.kind == "indexer" and "plan.json" in self._there:
             return True
+        if self._progress() < fault.at:
+            return False
         end = time.monotonic() + (HUNT_S if fault.kind == "write" else 0.0)
-        while progress >= fault.at and driver.poll() is None:
-            there = self.folder.parts()
-            if self._kill_one(fault.kind, driver):
-                self.killed[fault.kind] += 1
-                self.allowed.update({*self.folder.begun()} - there)
-                return True
+        while not self._kill_one(fault.kind):
             if time.monotonic() >= end:
-                break
-            time.sleep(0.005)
-        return False
+                return False
+            time.sleep(0.01)
+        self.killed[fault.kind] += 1
+        missing = (b.unit_id for b in self.folder.begun() if self._since(b.unit_id) == float("inf"))
+        self.in_flight.update({*missing})
+        return True
 
-    def _kill_one(self, kind: str, driver: subprocess.Popen[str]) -> bool:
+    def _kill_one(self, kind: str) -> bool:
+        drivers = [d for d in self._drivers if d.process.poll() is None and not d.asleep]
         if kind == "driver":
-            driver.kill()
-            driver.wait()
-            return True
+            return bool(drivers) and kill(self._draw.choice(drivers).process.pid)
+        if kind == "head":
+            return self._kill_head(drivers)
         if kind == "node":
             return self._cluster.kill_node()
         victims = self._cluster.victims(kind)
-        if not victims:
+        return bool(victims) and kill(self._draw.choice(victims))
+
+    def _kill_head(self, drivers: Sequence[Driver]) -> bool:
+        """Kill the head under drivers, and let others take up the job on a new one."""
+        under = [driver for driver in drivers if not driver.own_ray]
+        if not under:
             return False
-        return kill(self._draw.choice(victims))
+        self._cluster.kill_head()
+        self._lost += under
+        self._drivers = [self._start() if driver in under else driver for driver in self._drivers]
+        return True
 
-    def _wait(self, driver: subprocess.Popen[str]) -> None:
-        try:
-            driver.wait(PATIENCE_S)
-        except subprocess.TimeoutExpired:
-            self._hung(driver)
-            return
-        if driver.returncode != 0:
-            self._ended(driver)
-
-    def _hung(self, driver: subprocess.Popen[str]) -> None:
-        self._complaints.append("the driver does not come to an end")
-        driver.kill()
-        driver.wait()
-
-    def _ended(self, driver: subprocess.Popen[str]) -> None:
-        """Only a kill of ours may end a driver before its run is published."""
-        if driver.returncode != -signal.SIGKILL:
-            self._complaints.append(f"a driver ended with {driver.returncode}: {self._last_words()}")
-
-    def _last_words(self) -> str:
-        """The last lines of the newest log."""
-        logs = sorted(self.folder.job.parent.glob("driver-*.log"))
-        return logs[-1].read_text()[-500:]
+    def _end_all(self) -> None:
+        for driver in (*self._drivers, *self._lost):
+            driver.process.kill()
+            driver.process.wait()

@@ -15,6 +15,7 @@ from pipeline import messages, storage
 from pipeline.columns import PART
 from pipeline.commit import (
     Committer,
+    Parts,
     Receipt,
     check,
     committed,
@@ -23,7 +24,7 @@ from pipeline.commit import (
     receipt,
     units_uri,
 )
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, StorageError
 from pipeline.types import Answer, Captioned, Problem
 from tests import made
 
@@ -254,6 +255,63 @@ def test_the_receipt_comes_back_from_its_row(tmp_path: Path) -> None:
     assert receipt(table.to_pylist()[0]) == Receipt(
         "000000-00000000-00004", assets=4, captions=4, failures={"corrupt": 2}, output_tokens=12
     )
+
+
+def test_a_unit_is_done_from_when_its_part_is_there(tmp_path: Path) -> None:
+    parts, unit = Parts(str(tmp_path), "run0"), made.captioned()
+    before = parts.done(unit.unit.unit_id)
+    committer(tmp_path).commit(unit)
+
+    assert (before, parts.done(unit.unit.unit_id)) == (False, True)
+    assert not parts.done(made.captioned(1).unit.unit_id)
+
+
+def test_every_unit_of_a_published_run_is_done(tmp_path: Path) -> None:
+    storage.put(manifest_uri(str(tmp_path), "run0"), b"{}")
+
+    assert Parts(str(tmp_path), "run0").done("000000-00000000-00004")
+    assert not Parts(str(tmp_path), "run1").done("000000-00000000-00004")
+
+
+def test_a_unit_that_was_done_has_the_receipt_of_the_part_that_lies_there(tmp_path: Path) -> None:
+    unit = made.captioned(failed=(0, 3))
+    written = committer(tmp_path).commit(unit)
+    path = tmp_path / "runs/run0/units/000000-00000000-00004.parquet"
+    before = path.read_bytes()
+
+    row = committer(tmp_path)(messages.done_to_table(unit.unit)).to_pylist()[0]
+
+    assert receipt(row) == written
+    assert path.read_bytes() == before
+
+
+def test_a_unit_is_not_done_for_being_called_so(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="000000-00000000-00004"):
+        committer(tmp_path).seen(made.captioned().unit)
+
+
+def test_of_a_unit_that_was_published_meanwhile_nothing_is_counted(tmp_path: Path) -> None:
+    storage.put(manifest_uri(str(tmp_path), "run0"), b"{}")
+
+    assert committer(tmp_path).seen(made.captioned().unit) == Receipt("000000-00000000-00004", 4, 0, {}, 0)
+
+
+def test_a_part_that_lacks_assets_does_not_make_its_unit_done(tmp_path: Path) -> None:
+    committer(tmp_path).commit(made.captioned(count=3))
+    units = tmp_path / "runs/run0/units"
+    (units / "000000-00000000-00003.parquet").rename(units / "000000-00000000-00004.parquet")
+
+    with pytest.raises(IntegrityError, match="holds 3 assets of 4 planned; delete it"):
+        committer(tmp_path).seen(made.captioned().unit)
+
+
+def test_a_part_that_was_cut_short_does_not_make_its_unit_done(tmp_path: Path) -> None:
+    committer(tmp_path).commit(made.captioned())
+    path = tmp_path / "runs/run0/units/000000-00000000-00004.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+
+    with pytest.raises(IntegrityError, match=r"no whole unit part.*delete it"):
+        committer(tmp_path).seen(made.captioned().unit)
 
 
 def test_no_part_means_no_committed_unit(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import pytest
 from pipeline.errors import IntegrityError
 from pipeline.messages import (
     captioned_to_table,
+    done_to_table,
     prepared_to_table,
     shard_to_table,
     table_to_captioned,
+    table_to_done,
     table_to_prepared,
     table_to_shard,
     table_to_unit,
@@ -138,6 +140,15 @@ def test_pixels_are_read_from_a_row_further_down() -> None:
 
 def test_a_message_between_stages_is_one_row() -> None:
     assert len(prepared_to_table(prepared())) == len(captioned_to_table(made.captioned())) == 1
+
+
+def test_a_unit_that_is_done_stays_the_unit_it_was() -> None:
+    assert table_to_done(done_to_table(prepared().unit)) == prepared().unit
+
+
+def test_a_unit_that_is_worked_on_is_not_done() -> None:
+    assert table_to_done(prepared_to_table(prepared())) is None
+    assert table_to_done(captioned_to_table(made.captioned())) is None
 
 
 def test_a_sample_with_other_crops_than_its_view_says_is_refused() -> None:

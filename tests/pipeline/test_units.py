@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,11 @@ def units(tokens: list[int], pixels: list[int] | None = None, limits: UnitConfig
     cost = np.array(tokens, np.int64), crops, np.array(pixels or [0] * len(tokens), np.int64)
     limits = limits or UnitConfig(max_assets=3, max_visual_tokens=10, max_pixel_bytes=100)
     return split(SHARD, 7, cost[0], cost[1], cost[2], limits)
+
+
+def tokens(of: list[Unit]) -> list[int]:
+    """Their visual tokens, in order."""
+    return [u.cost.visual_tokens for u in of]
 
 
 def test_a_unit_is_named_after_shard_and_range() -> None:
@@ -66,4 +73,19 @@ def test_units_are_greedy() -> None:
 
 
 def test_long_units_come_first() -> None:
-    assert [u.cost.visual_tokens for u in longest_first(units([1, 99, 5, 40]))] == [99, 40, 5, 1]
+    assert tokens(longest_first(units([1, 99, 5, 40]), Random(0))) == [99, 40, 5, 1]
+
+
+def test_a_unit_never_waits_behind_one_that_is_a_fifth_shorter() -> None:
+    random = np.random.default_rng(0)
+    ordered = tokens(longest_first(units(random.integers(11, 999, 1000).tolist()), Random(0)))
+
+    assert all(later < 1.2 * min(ordered[: i + 1]) for i, later in enumerate(ordered))
+
+
+def test_drivers_do_not_go_through_units_of_one_length_in_the_same_order() -> None:
+    alike = units([99] * 1000)
+    one, other = (longest_first(alike, Random(seed)) for seed in range(2))
+
+    assert {u.unit_id for u in one} == {u.unit_id for u in other} == {u.unit_id for u in alike}
+    assert sum(a == b for a, b in zip(one, other, strict=True)) < 10
