@@ -155,7 +155,7 @@ def _chunk(column: Fields) -> tuple[int, int]:
 def _entered(chunks: list[_Chunk], at: int) -> _Chunk:
     """The chunk that is read on at this byte, or from its start."""
     place = bisect_right(chunks, at, key=lambda chunk: chunk.start) - 1
-    chunk = chunks[max(0, place)]
+    chunk = chunks[place] if place >= 0 else _Chunk(-1, -1)
     if at == chunk.start:
         chunk.at, chunk.header, chunk.begun = at, at, b""
     if at != chunk.at:
