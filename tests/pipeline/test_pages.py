@@ -102,7 +102,7 @@ def test_an_encoding_whose_memory_has_no_bound_is_refused_by_name(tmp_path: Path
         tmp_path, images(3, 9), use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"}
     )
 
-    with open_table(shard) as table, pytest.raises(ValueError, match="DELTA_BYTE_ARRAY.*write .* PLAIN"):
+    with open_table(shard) as table, pytest.raises(ValueError, match=r"DELTA_BYTE_ARRAY.*write .* PLAIN"):
         rows(table)
 
 
