@@ -6,13 +6,14 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 
 import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
+from jobs import head
 from pipeline.errors import CaptionmillError, RunError
 from pipeline.quality import caption_text
 
@@ -52,10 +53,16 @@ def _connected(console: Console) -> Iterator[None]:
         )
     try:
         # Of each worker that dies, Ray prints lines of its own to standard output, which is for data.
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), _watched(console):
             yield
     finally:
         ray.shutdown()
+
+
+def _watched(console: Console) -> AbstractContextManager[None]:
+    """Of a cluster that somebody else started: a head of our own does not go without us."""
+    address = ray.get_runtime_context().gcs_address
+    return head.watched(address, console) if os.environ.get("RAY_ADDRESS") else nullcontext()
 
 
 def _close_off() -> None:

@@ -19,6 +19,7 @@ KINDS = (*TITLES, "node", "driver", "head")
 WORK_S = 0.05  # a double's, per request: 0.8 s for a unit, so that commits keep up
 PATIENCE_S = 1800.0  # for the whole job, which takes a minute on a quiet machine
 HUNT_S = 0.3  # for a write task, which lives for 20 ms; others are looked for now and then
+GO_ON = "start the same command"  # in the last words of a driver that lost its head
 PAUSE_S = 0.2
 GRAIN_S = 0.02  # of the time stamps in a file system, 4 ms, and of the diary's, 1 ms
 
@@ -160,9 +161,9 @@ class Run:
             self._complaints.append(f"a driver ended with {driver.process.returncode}: {driver.last_words()}")
 
     def _found_out(self, driver: Driver) -> bool:
-        """Whether a driver without a cluster has ended: by Ray's hand, as failed, or well if it was at its end."""
+        """Whether a driver without a cluster has ended: with what to do, or well if it was at its end."""
         code = driver.process.poll()
-        if code is not None and code not in (0, 1):
+        if code and not (code == 1 and GO_ON in driver.last_words()):
             self._complaints.append(f"a driver that lost its head ended with {code}: {driver.last_words()}")
         return code is not None
 
