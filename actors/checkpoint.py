@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ def pin(model: ModelConfig) -> ModelConfig:
         geometry(folder)
         return model
     _require(folder, NEEDED)
+    _refuse_code(folder)
     geometry(folder)
     return replace(model, revision=folder.name)
 
@@ -69,16 +70,36 @@ def fetch(model: ModelConfig) -> Path:
 
 
 def check(folder: Path) -> None:
-    """ConfigError, naming each, unless `folder` holds the files that are loaded from it."""
+    """ConfigError, naming each, unless `folder` holds the files that are loaded from it, and asks for no code."""
     if not folder.is_dir():
         raise ConfigError([f"[model] path {folder}: there is no such folder"])
     _require(folder, {*NEEDED, *_weights(folder)})
+    _refuse_code(folder)
 
 
 def _require(folder: Path, files: Iterable[str]) -> None:
     absent = sorted(name for name in files if not (folder / name).is_file())
     if absent:
         raise ConfigError([f"[model] path {folder}: {name} is missing; {WHOLE}" for name in absent])
+
+
+def _refuse_code(folder: Path) -> None:
+    """ConfigError where config.json names attention code of the hub: transformers may fetch and run it unasked.
+
+    It did before 5.3, whatever `trust_remote_code` said (CVE-2026-4372), and still looks for it.
+    """
+    if named := [*_attention_code(_json(folder / "config.json"))]:
+        problem = f"config.json asks for code from the hub as attention, {named[0]!r}, which is not run"
+        raise ConfigError([f"[model] path {folder.name}: {problem}; take that key out of a copy"])
+
+
+def _attention_code(value: object, *, attention: bool = False) -> Iterator[str]:
+    """Names of repositories below keys such as _attn_implementation."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _attention_code(inner, attention=attention or "attn_implementation" in str(key))
+    elif attention and isinstance(value, str) and "/" in value:
+        yield value
 
 
 def _weights(folder: Path) -> list[str]:

@@ -136,6 +136,24 @@ def test_a_checkpoint_s_pickles_and_code_are_left_alone(hostile: Path, mark: Pat
     assert not mark.exists()
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"_attn_implementation_internal": "attacker/code"},
+        {"attn_implementation": {"text_config": "attacker/code:run"}},
+        {"text_config": {"_attn_implementation": "paged|attacker/code"}},
+    ],
+)
+def test_attention_code_of_the_hub_is_refused_by_name(good: Path, asked: dict[str, object]) -> None:
+    """CVE-2026-4372: transformers looks for it whatever trust_remote_code says."""
+    content = json.loads((good / "config.json").read_text())
+    _edit(good / "config.json", asked)
+
+    with pytest.raises(ConfigError, match=r"asks for code from the hub as attention.*attacker/code"):
+        checkpoint.pin(ModelConfig(path=str(good)))
+    (good / "config.json").write_text(json.dumps(content))
+
+
 @pytest.mark.parametrize("weights", ["pytorch_model.bin", "pytorch_model.pt", "consolidated.00.pth"])
 def test_weights_that_are_pickles_are_refused(hostile: Path, mark: Path, data: bytes, weights: str) -> None:
     (hostile / "model.safetensors").unlink()
