@@ -1,6 +1,6 @@
 """The captioner: a unit's samples in, an answer per sample and prompt out. It knows batches and no tensors.
 
-What it asks of a model is `Generator`, three methods. `actors.replica.Replica` is the real one; tests and
+What it asks of a model is `Generator`, two methods. `actors.replica.Replica` is the real one; tests and
 simulations pass their own through the same seam. This is the one place that shrinks a batch on out-of-memory, and
 that takes a unit apart which replicas died of.
 """
@@ -8,8 +8,7 @@ that takes a unit apart which replicas died of.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,7 +16,6 @@ import pyarrow as pa
 
 from actors.ledger import Ledger
 from pipeline import messages
-from pipeline.batching import buckets
 from pipeline.commit import Parts
 from pipeline.config import GenerationConfig, PromptConfig
 from pipeline.errors import CaptionmillError, MediaError, RunError
@@ -57,17 +55,12 @@ class Generator(Protocol):
         """
 
     @abstractmethod
-    def batch_tokens(self, settings: GenerationConfig) -> int:
-        """Prompt tokens, padding included, that it can hold at once.
+    def generate(
+        self, requests: Sequence[Request], settings: GenerationConfig
+    ) -> Iterable[tuple[int, Caption]]:
+        """One caption per request, as if each were alone, with its request's number; in whatever order they are done.
 
-        As many as the settings say, or fewer where its memory holds fewer.
-        """
-
-    @abstractmethod
-    def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
-        """One caption per request, in their order, as if each were alone. OutOfMemory where it is too much.
-
-        Requests of one sample, together or in consecutive calls, share its vision pass.
+        OutOfMemory where it is too much: the captions until then stand. Requests of one sample share its vision pass.
         """
 
 
@@ -152,10 +145,7 @@ class Captioner:
                         requests.append(asked)
                     case Answer():
                         yield asked
-        token_budget = self._generator.batch_tokens(self._settings)
-        for batch in batches(requests, token_budget, self._settings.batch_size):
-            outcomes = self._generate(batch)
-            yield from (_answer(r.sample, r.prompt_id, o) for r, o in zip(batch, outcomes, strict=True))
+        yield from (_answer(r.sample, r.prompt_id, outcome) for r, outcome in self._generate(requests))
 
     def _ask(self, sample: Sample, text: Mapping[str, str]) -> list[Request | Answer]:
         """A request, or the problem instead, from each prompt that asks about the sample's kind."""
@@ -170,37 +160,25 @@ class Captioner:
         except MediaError as error:
             return _answer(sample, prompt.id, Problem(Stage.PROMPT, error.code, error.message))
 
-    def _generate(self, batch: Sequence[Request]) -> list[Caption | Problem]:
-        """An outcome per request; halves the batch while memory does not suffice, down to one."""
+    def _generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Caption | Problem]]:
+        """An outcome per request, in no order; halves them while memory does not suffice, down to one."""
+        left = dict(enumerate(requests))
         try:
-            return [*self._generator.generate(batch, self._settings)]
+            for number, caption in self._generator.generate(requests, self._settings):
+                yield left.pop(number), caption
+            return
         except OutOfMemory as error:
             message = str(error)
         # Below the handler on purpose: inside it the error's traceback would still hold the tensors that did
         # not fit.
-        if len(batch) == 1:
-            return [Problem(Stage.GENERATE, Code.OUT_OF_MEMORY, message[:300])]
-        half = len(batch) // 2
-        return self._generate(batch[:half]) + self._generate(batch[half:])
-
-
-def batches(requests: Sequence[Request], token_budget: int, max_size: int) -> Iterator[list[Request]]:
-    """The batches to generate, longest first: at most `token_budget` tokens, padding included, and `max_size` requests.
-
-    A sample's requests stay together, because their vision pass is shared; only where one sample's prompts
-    alone exceed the bounds are they divided, into consecutive batches.
-    """
-    samples: defaultdict[int, list[Request]] = defaultdict(list)
-    for request in requests:
-        samples[request.sample.view.position].append(request)
-    groups = list(samples.values())
-    each = max(map(len, groups), default=1)
-    longest = [max(len(request.input_ids) for request in group) for group in groups]
-    for bucket in buckets(longest, token_budget // each, max(1, max_size // each)):
-        members = [request for i in bucket for request in groups[i]]
-        lengths = [len(request.input_ids) for request in members]
-        for part in buckets(lengths, token_budget, max_size):
-            yield [members[i] for i in part]
+        rest = list(left.values())
+        if len(requests) == 1:
+            yield rest[0], Problem(Stage.GENERATE, Code.OUT_OF_MEMORY, message[:300])
+            return
+        half = len(rest) // 2
+        for part in (rest[:half], rest[half:]):
+            if part:
+                yield from self._generate(part)
 
 
 def _answer(sample: Sample, prompt_id: str | None, outcome: Caption | Problem) -> Answer:

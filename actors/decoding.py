@@ -1,107 +1,25 @@
-"""What the model computes: crops to visual tokens, prompts to a cache, a cache to captions.
+"""What the language model computes: prompts and their next tokens to logits, each sequence as if it were by itself.
 
-Arithmetic on tensors only: no files, no tokenizer, no Ray. The tokens are those that transformers' own model
-gives for each sample alone, but no padded crop is ever run, samples of all shapes run side by side, and what
-the prompts of one sample have in common is run once.
+Arithmetic on tensors only: no files, no tokenizer, no Ray. Tokens of many prompts go through the model one behind the
+other, without padding, and what the prompts of one sample have in common is run once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import interpolate, pad
-from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
+from actors import slots
 from actors.sampling import Choice, Spoken
-from pipeline.anyres import Geometry
-from pipeline.fit import CROPS_PER_PASS
-from pipeline.types import Media, Pixels, Sample, Size, View
+from actors.slots import Pass, Slots
+from actors.vision import Model
+from pipeline.fit import PREFILL_TOKENS
 
-Model = (
-    Any  # LlavaOnevisionForConditionalGeneration or LlavaNextForConditionalGeneration: both have these parts
-)
-
-
-def normalized(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(n, tile, tile, 3) uint8 to (n, 3, tile, tile) float32: (x / 255 - mean) / std by channel."""
-    pixels = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    # Dividing rounds as transformers' float64 product does; multiplying by 1 / 255 differs for 126 of 256 values.
-    pixels /= pixels.new_tensor(255)
-    pixels -= pixels.new_tensor(mean)[:, None, None]
-    pixels /= pixels.new_tensor(std)[:, None, None]
-    return pixels
-
-
-class Vision:
-    """The vision tower, the projector, and the packing of their features into visual tokens."""
-
-    def __init__(self, model: Model, geometry: Geometry) -> None:
-        self._model = model.model
-        self._geometry = geometry
-
-    def tokens(self, samples: Sequence[Sample]) -> list[Tensor]:
-        """The visual tokens of each sample: (its number of visual tokens, width of the language model)."""
-        crops = [crop for sample in samples for crop in sample.crops]
-        starts = range(0, len(crops), CROPS_PER_PASS)
-        features = torch.cat([self._tower(crops[i : i + CROPS_PER_PASS]) for i in starts])
-        each = torch.split(features, [len(sample.crops) for sample in samples])
-        return [self._pack(own, sample.view) for own, sample in zip(each, samples, strict=True)]
-
-    def _tower(self, crops: Sequence[Pixels]) -> Tensor:
-        """Projected features of crops, each (tile, tile, 3) uint8: (crops, patches, width)."""
-        config = self._model.config
-        layer = config.vision_feature_layer
-        pixels = torch.from_numpy(np.stack(crops)).to(self._model.device)
-        pixels = normalized(pixels, self._geometry.mean, self._geometry.std).to(self._model.dtype)
-        hidden = self._model.vision_tower(pixels, output_hidden_states=layer).hidden_states
-        chosen = hidden[layer] if isinstance(layer, int) else torch.cat([hidden[i] for i in layer], dim=-1)
-        if config.vision_feature_select_strategy == "default":  # without the class token
-            chosen = chosen[:, 1:]
-        features: Tensor = self._model.multi_modal_projector(chosen)
-        return features
-
-    def _pack(self, features: Tensor, view: View) -> Tensor:
-        if view.media is Media.VIDEO:
-            return torch.cat([self._pool(features), self._newline(features)[None]])
-        each = features.split(self._geometry.n_crops(view.media, view.sizes, 0))
-        return torch.cat([self._picture(*own) for own in zip(each, view.sizes, strict=True)])
-
-    def _newline(self, features: Tensor) -> Tensor:
-        newline: Tensor = self._model.image_newline
-        return newline.to(features)
-
-    def _picture(self, features: Tensor, size: Size) -> Tensor:
-        """One image: its base crop, and its tiles where there are some, else a newline."""
-        newline = self._newline(features)
-        rest = self._grid(features[1:], size, newline) if len(features) > 1 else newline[None]
-        return torch.cat([features[0], rest])
-
-    def _grid(self, tiles: Tensor, size: Size, newline: Tensor) -> Tensor:
-        """Tiles of one image as one picture without its padding, each row closed with the newline."""
-        rows, columns = self._geometry.grid(size)
-        side = self._geometry.patches
-        picture = tiles.view(rows, columns, side, side, -1).permute(4, 0, 2, 1, 3)
-        picture = picture.reshape(-1, rows * side, columns * side)
-        high, wide = self._geometry.unpadded(size)
-        top, left = (picture.shape[1] - high) // 2, (picture.shape[2] - wide) // 2
-        picture = picture[:, top : top + high, left : left + wide]
-        if (packed := self._geometry.packed(size)) != (high, wide):
-            picture = interpolate(picture[None], packed, mode="bilinear")[0]
-        picture = torch.cat([picture, newline[:, None, None].expand(-1, picture.shape[1], 1)], dim=2)
-        return picture.flatten(1).T
-
-    def _pool(self, frames: Tensor) -> Tensor:
-        """Frames (n, patches, width) at half the resolution, rounded up: (n * ceil(side / 2) ** 2, width)."""
-        side = self._geometry.patches
-        pictures = frames.view(len(frames), side, side, -1).permute(0, 3, 1, 2).contiguous()
-        half = -(-side // 2)
-        return interpolate(pictures, (half, half), mode="bilinear").permute(0, 2, 3, 1).flatten(0, 2)
+Group = Sequence[int]  # numbers of the prompts of one sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +34,13 @@ class Branches:
 
 
 class Decoder:
-    """The language model: continuation of prompts that are given as embeddings."""
+    """The language model of a loaded checkpoint, whose attention is `actors.slots` from now on."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._config = model.config.get_text_config(decoder=True)
-
-    @property
-    def can_branch(self) -> bool:
-        """Whether a prefix may be shared. A sliding window counts the padding between prefix and suffix too, so
-        that a shared prefix would be seen less far than a prompt's own."""
-        return not any(DynamicCache(config=self._config).is_sliding)
+        self._text = model.model.language_model
+        self._eager = self._text.config._attn_implementation == "eager"
+        self._text.set_attn_implementation(slots.NAME)
 
     def embed(self, input_ids: Sequence[int], placeholder: int, visual: Tensor) -> Tensor:
         """(tokens, width): the embeddings of `input_ids`, with `visual` in place of the placeholder's id."""
@@ -135,55 +49,88 @@ class Decoder:
         embedded[ids == placeholder] = visual.to(embedded)
         return embedded
 
-    def speak(self, groups: Sequence[Branches], choice: Choice, max_new_tokens: int) -> list[Spoken]:
-        """Continue every prompt of every group, in order, by `choice` until it is done.
+    def speak(
+        self,
+        groups: Sequence[Group],
+        lengths: Sequence[int],
+        embed: Callable[[Sequence[Group]], Sequence[Branches]],
+        choice: Choice,
+        cache: Slots,
+    ) -> Iterator[tuple[int, Spoken]]:
+        """Continue every prompt of `groups` by `choice`; each as it is done, with its number.
 
-        Prefixes are run once each. Either all groups have a prefix or none has. Sequences do not see each other,
-        nor the padding on their left. One that has finished runs on, unread, until all have.
+        A group begins when there is a slot for each of its prompts, of `lengths` tokens by number; then `embed` is
+        asked for what it begins with. A slot is free again as soon as its caption ends.
         """
-        cache = DynamicCache(config=self._config)
-        hidden, mask = self._prefill(groups, cache, max_new_tokens)
-        while True:
-            logits = self._model.get_output_embeddings()(hidden[:, -1])
-            token = choice.next(logits.to(self._model.device, torch.float32))
-            if choice.done():
-                return choice.spoken()
-            hidden = self._forward(self._model.get_input_embeddings()(token[:, None]), mask, cache)
+        waiting, running = deque(groups), dict[int, int]()  # which prompt a slot has
+        last = torch.zeros(cache.count, dtype=torch.long, device=self._model.device)
+        while waiting or running:
+            free = [slot for slot in range(cache.count) if slot not in running]
+            if begin := _next(waiting, len(free), lengths):
+                taken = iter(free)
+                into = [[next(taken) for _ in group] for group in begin]
+                now = [slot for own in into for slot in own]
+                for slot, number in zip(now, (n for group in begin for n in group), strict=True):
+                    running[slot] = number
+                    choice.join(slot, number)
+                logits = self._start(cache, embed(begin), into)
+            else:
+                now = sorted(running)
+                logits = self._step(cache, now, last[now])
+            last[now] = choice.next(now, logits)
+            for slot in [slot for slot in now if choice.ended(slot)]:
+                yield running.pop(slot), choice.spoken(slot)
 
-    def _prefill(
-        self, groups: Sequence[Branches], cache: DynamicCache, max_new_tokens: int
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states of the suffixes, and the mask of all tokens that there will be, prompts' and captions'."""
-        suffixes, mask = self._side_by_side([suffix for group in groups for suffix in group.suffixes])
-        if any(len(group.prefix) for group in groups):
-            prefixes, before = self._side_by_side([group.prefix for group in groups])
-            self._forward(prefixes, before, cache)
-            owner = [i for i, group in enumerate(groups) for _ in group.suffixes]
-            owners = torch.tensor(owner)  # on the CPU: a cache may lie on several GPUs, layer by layer
-            cache.batch_select_indices(owners)
-            mask = torch.cat([before[owners], mask], dim=1)
-        mask = pad(mask, (0, max_new_tokens), value=1)
-        return self._forward(suffixes, mask, cache), mask
+    def _start(self, cache: Slots, groups: Sequence[Branches], free: Sequence[Sequence[int]]) -> Tensor:
+        """Begin every prompt of every group, in order, in the slot that `free` has for it: logits (prompts, tokens).
 
-    def _side_by_side(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """Rows of several lengths as one tensor, (rows, longest, width), and its mask: 1 where a token is real."""
-        real = [row.new_ones(len(row), dtype=torch.long) for row in rows]
-        return self._padded(rows), self._padded(real)
+        The prefix of a group is run once, and copied to its other slots.
+        """
+        for slot in (slot for own in free for slot in own):
+            cache.held[slot] = 0
+        shared = [(group, own) for group, own in zip(groups, free, strict=True) if len(group.prefix)]
+        if shared:
+            self._run(cache, [own[0] for _, own in shared], [group.prefix for group, _ in shared])
+        for _, (first, *others) in shared:
+            for other in others:
+                cache.copy(first, other)
+        return self._run(
+            cache,
+            [slot for own in free for slot in own],
+            [suffix for group in groups for suffix in group.suffixes],
+        )
 
-    def _padded(self, rows: Sequence[Tensor]) -> Tensor:
-        """Padded on the left: the last position of each row is real."""
-        return pad_sequence(list(rows), batch_first=True, padding_side="left")
+    def _step(self, cache: Slots, running: Sequence[int], tokens: Tensor) -> Tensor:
+        """Logits (slots, vocabulary) after one more token, `tokens` (slots,), in each of these slots."""
+        embedded = self._model.get_input_embeddings()(tokens)
+        return self._run(cache, running, embedded.split(1))
 
-    def _forward(self, inputs: Tensor, mask: Tensor, cache: DynamicCache) -> Tensor:
-        """Hidden states, (batch, tokens, width), of `inputs`, (batch, tokens, width), which join the cache."""
-        begin = cache.get_seq_length()
-        end = begin + inputs.shape[1]
-        hidden: Tensor = self._model.model.language_model(
-            inputs_embeds=inputs,
-            attention_mask=mask[:, :end],
-            # A token's position counts the real tokens before it; padding has position 0 and is never seen.
-            position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, begin:end],
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state
-        return hidden
+    def _run(self, cache: Slots, into: Sequence[int], inputs: Sequence[Tensor]) -> Tensor:
+        """float32 logits after the last token of each of `inputs`, (tokens, width), which join these slots."""
+        packed = torch.cat(list(inputs))
+        this = Pass(cache, into, [len(own) for own in inputs], eager=self._eager)
+        hidden = self._text(
+            inputs_embeds=packed[None],
+            position_ids=torch.tensor([self._positions(this)], device=packed.device),
+            use_cache=False,
+            captions=this,
+        ).last_hidden_state[0]
+        this.done()
+        logits: Tensor = self._model.get_output_embeddings()(hidden[this.last()])
+        return logits.to(self._model.device, torch.float32)
+
+    def _positions(self, this: Pass) -> Sequence[int]:
+        """Each token's place in its own sequence."""
+        return this.positions()
+
+
+def _next(waiting: deque[Group], free: int, lengths: Sequence[int]) -> list[Group]:
+    """Takes the groups that begin next: as many as have slots, of `PREFILL_TOKENS` together, or one."""
+    found, tokens = list[Group](), 0
+    while waiting and len(waiting[0]) <= free:
+        tokens += sum(lengths[number] for number in waiting[0])
+        if found and tokens > PREFILL_TOKENS:
+            break
+        found.append(waiting.popleft())
+        free -= len(found[-1])
+    return found

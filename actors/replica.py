@@ -6,10 +6,10 @@ Whatever differs between checkpoints is read from the checkpoint's own files in 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby, takewhile
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,14 @@ from transformers import AutoTokenizer
 
 from actors import checkpoint
 from actors.captioner import OutOfMemory
-from actors.decoding import Branches, Decoder, Vision
+from actors.decoding import Branches, Decoder, Group
 from actors.loading import chat_template, device, load_model
 from actors.sampling import Choice, Ending, Spoken, seed_of
+from actors.slots import Slots
+from actors.vision import Vision
 from pipeline import fit
 from pipeline.anyres import Geometry
+from pipeline.batching import waves
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.errors import ConfigError, MediaError
 from pipeline.prompt import messages
@@ -68,7 +71,6 @@ class Replica:
         self._decoder = decoder(self._model)
         self._stop = _stop(self._model, self._tokenizer)
         self._special = tuple(t for t in self._tokenizer.get_added_vocab() if len(t.strip()) > 1)
-        self._visual: dict[View, torch.Tensor] = {}
 
     def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
         """The prompt in token ids, the placeholder's id once for each visual token.
@@ -96,61 +98,56 @@ class Replica:
             settings.batch_tokens, fit.batch_tokens(self._footprint, self._config, settings, self._memory)
         )
 
-    def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
-        """One caption per request, in their order. OutOfMemory where the device cannot hold them all."""
+    def generate(
+        self, requests: Sequence[Request], settings: GenerationConfig
+    ) -> Iterator[tuple[int, Caption]]:
+        """Each caption as it is done, with its request's number. OutOfMemory where the device cannot hold them all."""
         try:
-            with torch.inference_mode():
-                return self._captions(requests, self._settled(settings))
+            yield from self._captions(requests, self._settled(settings))
+            return
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             known = isinstance(error, torch.OutOfMemoryError | MemoryError)
             if not known and not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
         # Below the handler, so that the error raised here does not keep the tensors of the failed batch alive.
-        self._visual = {}
         longest = max(len(request.input_ids) for request in requests)
         raise OutOfMemory(f"the device has not enough memory for {len(requests)} x {longest} prompt tokens")
 
-    def _captions(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
-        """The captions, prompts of one sample side by side while they are generated."""
-        self._look(requests)
-        place = {view: i for i, view in enumerate(self._visual)}
-        order = sorted(range(len(requests)), key=lambda i: place[requests[i].sample.view])
-        ordered = [requests[i] for i in order]
+    @torch.inference_mode()
+    def _captions(
+        self, requests: Sequence[Request], settings: GenerationConfig
+    ) -> Iterator[tuple[int, Caption]]:
+        """The captions, those of the longest prompts first."""
+        lengths = [len(request.input_ids) for request in requests]
         ending = Ending(self._stop, settings.stop, self._text)
-        seeds = [seed_of(settings.seed, r.sample.view.sha256, r.prompt_id) for r in ordered]
-        choice = Choice(settings, ending, [r.input_ids for r in ordered], seeds, self._model.device)
-        spoken = self._decoder.speak(self._branches(ordered), choice, settings.max_new_tokens)
-        found = dict(zip(order, map(partial(_caption, ending), ordered, spoken), strict=True))
-        return [found[i] for i in range(len(requests))]
+        prompts = [request.input_ids for request in requests]
+        seeds = [seed_of(settings.seed, r.sample.view.sha256, r.prompt_id) for r in requests]
+        tokens = self.batch_tokens(settings)
+        for count, groups in waves(_groups(requests), lengths, tokens, settings.batch_size):
+            choice = Choice(settings, ending, prompts, seeds, count, self._model.device)
+            cache = Slots(count, max(lengths[i] for i in groups[0]) + settings.max_new_tokens)
+            look = partial(self._branches, requests)
+            for number, spoken in self._decoder.speak(groups, lengths, look, choice, cache):
+                yield number, _caption(ending, requests[number], spoken)
 
     def _settled(self, settings: GenerationConfig) -> GenerationConfig:
         """The settings with what they leave to the checkpoint."""
         own = settings.repetition_penalty or self._model.generation_config.repetition_penalty or 1.0
         return replace(settings, repetition_penalty=own)
 
-    def _look(self, requests: Sequence[Request]) -> None:
-        """Visual tokens of the requests' samples. They are kept until the next call asks for other samples."""
-        samples = {request.sample.view: request.sample for request in requests}
-        self._visual = {view: self._visual[view] for view in samples if view in self._visual}
-        new = [sample for view, sample in samples.items() if view not in self._visual]
-        if new:
-            self._visual |= zip((sample.view for sample in new), self._vision.tokens(new), strict=True)
+    def _branches(self, requests: Sequence[Request], groups: Sequence[Group]) -> list[Branches]:
+        """Groups of the requests as embeddings, with what those of one sample have in common taken out."""
+        samples = [requests[group[0]].sample for group in groups]
+        visual = self._vision.tokens(samples)
+        return [
+            self._branch([requests[i] for i in group], own) for group, own in zip(groups, visual, strict=True)
+        ]
 
-    def _branches(self, requests: Sequence[Request]) -> list[Branches]:
-        """The requests as embeddings, with what those of one sample have in common taken out."""
-        groups = [list(group) for _, group in groupby(requests, lambda request: request.sample.view)]
-        starts = [common([request.input_ids for request in group]) for group in groups]
-        if len(groups) == len(requests) or not all(starts) or not self._decoder.can_branch:
-            groups, starts = [[request] for request in requests], [0] * len(requests)
-        return [self._branch(group, start) for group, start in zip(groups, starts, strict=True)]
-
-    def _branch(self, group: Sequence[Request], start: int) -> Branches:
-        embedded = [self._embedded(request) for request in group]
+    def _branch(self, group: Sequence[Request], visual: torch.Tensor) -> Branches:
+        start = common([request.input_ids for request in group]) if len(group) > 1 else 0
+        placeholder = self._placeholder(group[0].sample.view)
+        embedded = [self._decoder.embed(request.input_ids, placeholder, visual) for request in group]
         return Branches(embedded[0][:start], tuple(prompt[start:] for prompt in embedded))
-
-    def _embedded(self, request: Request) -> torch.Tensor:
-        view = request.sample.view
-        return self._decoder.embed(request.input_ids, self._placeholder(view), self._visual[view])
 
     def _text(self, token_ids: Sequence[int]) -> str:
         text: str = self._tokenizer.decode(
@@ -162,6 +159,14 @@ class Replica:
         config = self._model.config
         token: int = config.video_token_index if view.media is Media.VIDEO else config.image_token_index
         return token
+
+
+def _groups(requests: Sequence[Request]) -> list[list[int]]:
+    """The requests' numbers, those of one sample together."""
+    found: dict[View, list[int]] = {}
+    for number, request in enumerate(requests):
+        found.setdefault(request.sample.view, []).append(number)
+    return list(found.values())
 
 
 def common(prompts: Sequence[Sequence[int]]) -> int:

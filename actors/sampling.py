@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from transformers import (
     LogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
@@ -54,12 +53,22 @@ def seed_of(seed: int, content: str, prompt_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{content}/{prompt_id}".encode(), digest_size=8).digest())
 
 
-class Choice:
-    """The next tokens of one batch of sequences, from the first to the last.
+@dataclass(slots=True)
+class _Sequence:
+    """What one slot has said so far."""
 
-    `prompts` are the sequences' token ids, which the repetition penalty counts too, and `seeds` decide what is
-    drawn. The scores are transformers' own processors', in the order of its `generate`: repetition penalty,
-    least length, temperature, top-k, top-p.
+    dice: random.Random
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+class Choice:
+    """The next tokens of sequences in `count` slots, each from its first to its last.
+
+    `prompts` are the sequences' token ids, which the repetition penalty counts too, and `seeds` decide what is drawn.
+    The scores are transformers' own processors', in the order of its `generate`: repetition penalty, least length,
+    temperature, top-k, top-p.
     """
 
     def __init__(
@@ -68,75 +77,85 @@ class Choice:
         ending: Ending,
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[int],
+        count: int,
         device: torch.device,
     ) -> None:
         self._settings, self._ending = settings, ending
+        self._prompts, self._seeds = prompts, seeds
         self._processors = tuple(_processors(settings))
-        self._dice = [random.Random(seed) for seed in seeds]
         self._stop = torch.tensor(sorted(ending.tokens), dtype=torch.long, device=device)
-        self._finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-        self._prompts = _padded(prompts).to(device)
-        self._tokens: list[Tensor] = []
-        self._logprobs: list[Tensor] = []
-        self._said: dict[int, int] = {}  # sequences that a stop text ended, and their lengths then
+        self._sequences = dict[int, _Sequence]()
+        self._count = count
+        self._seen: Tensor | None = None  # (slots, vocabulary): which tokens are in prompt or caption
+        self._new = dict[int, int]()  # slots whose prompt is not in `_seen` yet, and its number
 
-    def next(self, logits: Tensor) -> Tensor:
-        """The chosen tokens, (batch,), after float32 `logits`, (batch, vocabulary)."""
-        scores = self._scores(logits)
-        token = self._drawn(scores) if self._settings.temperature else scores.argmax(-1)
-        self._tokens.append(token)
-        self._logprobs.append(logits.log_softmax(-1).gather(1, token[:, None])[:, 0])
-        self._finished |= torch.isin(token, self._stop)
-        if self._ending.texts:
-            self._look()
+    def join(self, slot: int, number: int) -> None:
+        """The sequence of this number begins in this slot."""
+        self._sequences[slot] = _Sequence(random.Random(self._seeds[number]))
+        self._new[slot] = number
+
+    def next(self, slots: Sequence[int], logits: Tensor) -> Tensor:
+        """The chosen tokens, (slots,), after float32 `logits`, (slots, vocabulary)."""
+        scores = self._scores(slots, logits)
+        token = self._drawn(slots, scores) if self._settings.temperature else scores.argmax(-1)
+        if self._seen is not None:
+            self._seen[list(slots), token] = True
+        logprob = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
+        for slot, *said in zip(slots, token.tolist(), logprob.tolist(), strict=True):
+            self._say(self._sequences[slot], *said)
         return token
 
-    def done(self) -> bool:
-        """Whether every sequence has ended."""
-        return len(self._tokens) == self._settings.max_new_tokens or bool(self._finished.all())
+    def ended(self, slot: int) -> bool:
+        """Whether the slot's sequence is complete."""
+        return self._sequences[slot].finish is not None
 
-    def spoken(self) -> list[Spoken]:
-        """The sequences, each up to its own end."""
-        ids, logprobs = torch.stack(self._tokens, 1).tolist(), torch.stack(self._logprobs, 1).tolist()
-        return [self._cut(i, *each) for i, each in enumerate(zip(ids, logprobs, strict=True))]
+    def spoken(self, slot: int) -> Spoken:
+        """The slot's complete sequence."""
+        own = self._sequences[slot]
+        assert own.finish is not None
+        return Spoken(tuple(own.tokens), own.finish, sum(own.logprobs) / len(own.logprobs))
 
-    def _scores(self, logits: Tensor) -> Tensor:
-        seen = self._prompts
-        if self._settings.repetition_penalty != 1.0 and self._tokens:
-            seen = torch.cat([seen, torch.stack(self._tokens, 1)], dim=1)
+    def _say(self, own: _Sequence, token: int, logprob: float) -> None:
+        own.tokens.append(token)
+        own.logprobs.append(logprob)
+        if token in self._ending.tokens or self._ending.said(own.tokens):
+            own.finish = Finish.STOP
+        elif len(own.tokens) == self._settings.max_new_tokens:
+            own.finish = Finish.LENGTH
+
+    def _scores(self, slots: Sequence[int], logits: Tensor) -> Tensor:
         scores = logits
+        if (penalty := self._settings.repetition_penalty) != 1.0:  # as RepetitionPenaltyLogitsProcessor
+            seen = self._marked(logits)[list(slots)]
+            scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
+        short = [len(self._sequences[slot].tokens) < self._settings.min_new_tokens for slot in slots]
+        if any(short):
+            rows = torch.tensor(short, device=scores.device)
+            scores = torch.where(rows[:, None], scores.index_fill(1, self._stop, -torch.inf), scores)
         for process in self._processors:
-            scores = process(seen, scores)
-        if len(self._tokens) < self._settings.min_new_tokens:
-            scores = scores.index_fill(1, self._stop, -torch.inf)
+            scores = process(scores, scores)  # the first is not looked at
         return scores
 
-    def _drawn(self, scores: Tensor) -> Tensor:
+    def _marked(self, logits: Tensor) -> Tensor:
+        """`_seen` with the prompts of all slots in it."""
+        if self._seen is None:
+            self._seen = logits.new_zeros((self._count, logits.shape[1]), dtype=torch.bool)
+        for slot, number in self._new.items():
+            self._seen[slot] = False
+            self._seen[slot, list(self._prompts[number])] = True
+        self._new.clear()
+        return self._seen
+
+    def _drawn(self, slots: Sequence[int], scores: Tensor) -> Tensor:
         """One draw a sequence by the inverse of its cumulated probabilities: the same on every device."""
         steps = scores.double().softmax(-1).cumsum(-1)
-        drawn = [dice.getrandbits(DOUBLE_BITS) / (1 << DOUBLE_BITS) for dice in self._dice]
+        dice = [self._sequences[slot].dice for slot in slots]
+        drawn = [own.getrandbits(DOUBLE_BITS) / (1 << DOUBLE_BITS) for own in dice]
         heights = steps.new_tensor(drawn)[:, None] * steps[:, -1:]
         return torch.searchsorted(steps, heights, right=True)[:, 0]
 
-    def _look(self) -> None:
-        """Note which sequences have said a stop text."""
-        rows = torch.stack(self._tokens, 1).tolist()
-        for i, finished in enumerate(self._finished.tolist()):
-            if not finished and self._ending.said(rows[i]):
-                self._said[i] = len(rows[i])
-        self._finished[list(self._said)] = True
-
-    def _cut(self, row: int, ids: list[int], logprobs: list[float]) -> Spoken:
-        stops = (i for i, token in enumerate(ids, 1) if token in self._ending.tokens)
-        end = self._said.get(row, next(stops, None))
-        own = ids[:end]
-        finish = Finish.LENGTH if end is None else Finish.STOP
-        return Spoken(tuple(own), finish, sum(logprobs[:end]) / len(own))
-
 
 def _processors(settings: GenerationConfig) -> Iterator[LogitsProcessor]:
-    if settings.repetition_penalty != 1.0:
-        yield RepetitionPenaltyLogitsProcessor(settings.repetition_penalty)
     if not settings.temperature:
         return
     if settings.temperature != 1.0:
@@ -145,10 +164,3 @@ def _processors(settings: GenerationConfig) -> Iterator[LogitsProcessor]:
         yield TopKLogitsWarper(settings.top_k)
     if settings.top_p < 1.0:
         yield TopPLogitsWarper(settings.top_p)
-
-
-def _padded(prompts: Sequence[Sequence[int]]) -> Tensor:
-    """The prompts as one tensor. Padding repeats the first token of the row: no token is seen that is not there."""
-    longest = max(map(len, prompts))
-    rows = [[*prompt, *[prompt[0]] * (longest - len(prompt))] for prompt in prompts]
-    return torch.tensor(rows)

@@ -100,7 +100,7 @@ class GenerationConfig:
     )
     seed: int = key(0, low=0, help="with the asset's bytes and the prompt's id it decides what is drawn")
     batch_tokens: int = key(
-        16384, low=1, help="prompt tokens, padding included, that run together; fewer where memory is short"
+        131072, low=1, help="prompt tokens in the cache at once; fewer where memory is short"
     )
     batch_size: int = key(32, low=1, help="captions that are generated together")
 

@@ -17,6 +17,9 @@ from pipeline.footprint import BYTES, Footprint, Shape
 # Crops in one pass of the vision tower. 32 of 729 patches make GEMMs of 23,000 rows, enough for any device, and bound
 # the tower's activations (the widest, 4,304: 0.2 GB in bfloat16) whatever the batch.
 CROPS_PER_PASS = 32
+# Prompt tokens in one pass of the language model, unless one prompt has more: GEMMs of so many rows fill any device,
+# and its activations (at 7B 0.14 MB a token) are bounded whatever the batch.
+PREFILL_TOKENS = 4096
 # Of a replica's memory: a CUDA context with its kernels takes 0.5 GiB, the allocator loses some to fragments, and
 # layers do not divide evenly among GPUs, and bitsandbytes unpacks 4-bit weights, one matrix at a time, to read them.
 # What vLLM leaves by default (gpu_memory_utilization 0.9).
@@ -33,34 +36,35 @@ BYTES_PER_LOGIT = 48
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Bytes that a replica takes: `weights` and `vision` (one pass of the tower) once, `token` for each prompt token
-    of a batch, padding included, and `caption` for each prompt of it."""
+    """Bytes that a replica takes: `weights`, `vision` and `prefill` (one pass of the tower, and of prompts) once,
+    `token` for each prompt token that has a place in the cache, and `caption` for each prompt."""
 
     weights: int
     vision: int
+    prefill: int
     token: int
     caption: int
 
     def batch(self, tokens: int, captions: int) -> int:
-        """Bytes of one batch with all that is held beside it."""
-        return self.weights + self.vision + tokens * self.token + captions * self.caption
+        """Bytes of so many prompts at once with all that is held beside them."""
+        return self.weights + self.vision + self.prefill + tokens * self.token + captions * self.caption
 
 
 def needs(footprint: Footprint, model: ModelConfig, max_new_tokens: int) -> Needs:
     """What a replica of `footprint` takes, held and run as `model` says.
 
-    A token's share is its KV, and whatever is more: the features that its picture is packed from, twice while they
-    are joined, or the layers' activations. One layer's KV is there twice while it grows. A caption's share is the KV
-    of `max_new_tokens` and the logits that its next token is drawn from.
+    A pass of prompts takes for each token the layers' activations, or the features that its picture is packed from,
+    twice while they are joined. A token's share is its KV, a caption's the KV of `max_new_tokens` and the logits that
+    its next token is drawn from.
     """
     size, text = BYTES[model.dtype], footprint.text
     kv = footprint.kv_bytes_per_token(model.dtype)
-    kv += kv // text.layers
     features = 2 * FEATURES_PER_TOKEN * text.hidden * size
     return Needs(
         footprint.weight_bytes(model.dtype, model.quantization),
         _vision(footprint, model),
-        kv + max(features, _layer(text, model, longest(footprint) + max_new_tokens)),
+        max(PREFILL_TOKENS, longest(footprint)) * max(features, _layer(text, model, longest(footprint))),
+        kv,
         max_new_tokens * kv + BYTES_PER_LOGIT * footprint.vocabulary,
     )
 
@@ -73,7 +77,7 @@ def longest(footprint: Footprint) -> int:
 def batch_tokens(
     footprint: Footprint, model: ModelConfig, generation: GenerationConfig, memory_bytes: int
 ) -> int:
-    """The most prompt tokens, padding included, that `memory_bytes` (of a replica's GPUs together) hold in a batch.
+    """The most prompt tokens whose KV `memory_bytes` (of a replica's GPUs together) hold at once.
 
     At least `longest`: ConfigError, with the arithmetic and what would fit, where one such prompt does not.
     """
@@ -98,17 +102,14 @@ def _layer(shape: Shape, model: ModelConfig, length: int) -> int:
     embeddings that its callers hold; of a plain one (quick_gelu: x, 1.702 x, its sigmoid) the same bounds it.
     Attention's queries, keys, values and their rotated copies are fewer. LLM.int8 adds rows of int8 and products
     of int32. The scores of eager attention: as computed, masked, and as probabilities in float32 and in the dtype.
-    The other implementations read a mask (bool, and in the dtype), flash attention none.
+    The other implementations need neither scores nor a mask.
     """
     size = BYTES[model.dtype]
     values = (3 * shape.intermediate + 4 * shape.hidden) * size
     if model.quantization == "int8":
         values += shape.intermediate + 4 * shape.intermediate
-    match model.attention:
-        case "eager":
-            return values + shape.heads * length * (3 * size + FLOAT32)
-        case "sdpa":
-            return values + length * (1 + size)
+    if model.attention == "eager":
+        values += shape.heads * length * (3 * size + FLOAT32)
     return values
 
 
@@ -132,7 +133,7 @@ def _refusal(footprint: Footprint, model: ModelConfig, generation: GenerationCon
         f"{_weights(footprint, model)}",
         f"{_gib(need.vision)} for {CROPS_PER_PASS} crops in the vision tower",
         f"{_gib(whole - need.weights - need.vision)} for one prompt of {tokens:,} tokens and {new:,} new ones "
-        f"({need.token:,} bytes a prompt token, of which KV {footprint.kv_bytes_per_token(model.dtype):,})",
+        f"(of which KV {need.token:,} bytes a token)",
     )
     has = f"a replica has {_gib(memory)}, of which {1 - RESERVED:.0%} can be planned with"
     ways = "; ".join(_ways(footprint, model, new, memory))

@@ -33,8 +33,10 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.processing_utils import ProcessorMixin
 
+from actors.captioner import Generator
+from pipeline import config
 from pipeline.anyres import Geometry
-from pipeline.types import Media, Pixels, Sample, Size, Turn, View
+from pipeline.types import Caption, Media, Pixels, Request, Sample, Size, Turn, View
 from tests.families.catalogue import save_weights
 
 TILE = 72
@@ -245,6 +247,14 @@ class Oracle:
         with torch.inference_mode():
             out = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
         return tuple(out[0, inputs["input_ids"].shape[1] :].tolist())
+
+
+def captions_of(
+    generator: Generator, requests: Sequence[Request], settings: config.GenerationConfig
+) -> list[Caption]:
+    """One caption per request, in their order."""
+    found = dict(generator.generate(requests, settings))
+    return [found[number] for number in range(len(requests))]
 
 
 def crops(inputs: dict[str, Any]) -> npt.NDArray[np.float32]:

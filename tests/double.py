@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -41,14 +41,13 @@ class Double:
         length = 8 * len(sample.crops) + int(view.sha256[:2], 16)
         return Request(sample, prompt.id, (7,) * length, 8 * len(sample.crops))
 
-    def batch_tokens(self, settings: GenerationConfig) -> int:
-        """What the settings say."""
-        return settings.batch_tokens
-
-    def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
+    def generate(
+        self, requests: Sequence[Request], settings: GenerationConfig
+    ) -> Iterator[tuple[int, Caption]]:
         """What `said` says for each request."""
-        time.sleep(self.delay_s * len(requests))
-        return [_caption(request) for request in requests]
+        for number, request in enumerate(requests):
+            time.sleep(self.delay_s)
+            yield number, _caption(request)
 
 
 def said(sha256: str, prompt_id: str, colour: Sequence[int]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,12 @@ class Mortal(Double):
     culprits: frozenset[str] = frozenset()
     deaths: str = os.devnull
 
-    def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
+    def generate(
+        self, requests: Sequence[Request], settings: GenerationConfig
+    ) -> Iterator[tuple[int, Caption]]:
         """What a double says, unless one of them kills it."""
         if any(request.sample.view.sha256 in self.culprits for request in requests):
             with Path(self.deaths).open("a", encoding="utf-8") as lines:
                 lines.write(f"{len(requests)}\n")
             os.kill(os.getpid(), signal.SIGKILL)
-        return [caption for request in requests for caption in Double.generate(self, [request], settings)]
+        yield from Double.generate(self, requests, settings)

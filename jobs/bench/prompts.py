@@ -74,7 +74,7 @@ class Sides:
     def _seconds(self, batches: Sequence[Sequence[Request]]) -> float:
         begun = time.perf_counter()
         for batch in batches:
-            self._replica.generate(batch, self._settings)
+            list(self._replica.generate(batch, self._settings))
         return time.perf_counter() - begun
 
 

@@ -14,13 +14,12 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from actors import checkpoint
 from actors.captioner import Captioner
 from actors.decoding import Decoder
 from actors.replica import Replica, load
+from actors.slots import Pass
 from jobs.demo.scenes import KINDS, PROMPTS, Kind, Scene, scene
 from jobs.demo.shards import SEED
 from jobs.preflight import DEMO
@@ -47,11 +46,11 @@ SHARD = Shard("memory", "memory", "", 0, ShardFormat.TAR)
 Mistake = Callable[[Sample], Sample]
 
 
-class RightPadded(Decoder):
-    """A decoder that pads on the wrong side: the shorter prompts of a batch continue from padding."""
+class Uncounted(Decoder):
+    """A decoder that counts places through all prompts of a pass: only the first prompt's are its own."""
 
-    def _padded(self, rows: Sequence[Tensor]) -> Tensor:
-        return pad_sequence(list(rows), batch_first=True)
+    def _positions(self, this: Pass) -> Sequence[int]:
+        return range(len(super()._positions(this)))
 
 
 def sample(geometry: Geometry, position: int, pictures: Sequence[np.ndarray], kind: Kind) -> Sample:
@@ -97,7 +96,7 @@ def accuracy(
 def measure(scenes: int = SCENES) -> Mapping[str, tuple[float, float]]:
     """For each mistake, the accuracy without and with it, on `scenes` held-out scenes that it can touch."""
     geometry = checkpoint.geometry(DEMO)
-    right, wrong = _captioner(geometry), _captioner(geometry, RightPadded)
+    right, wrong = _captioner(geometry), _captioner(geometry, Uncounted)
     held_out = {kind: [scene(kind, SEED + i) for i in range(scenes)] for kind in KINDS}
     tiled = [scene("image", SEED + i, grid=(2 + i % 2, 2 + i // 2 % 2)) for i in range(scenes)]
     mixed = [one for trio in zip(*held_out.values(), strict=True) for one in trio][:scenes]
@@ -109,7 +108,10 @@ def measure(scenes: int = SCENES) -> Mapping[str, tuple[float, float]]:
     return {
         "tiles in reverse order": both(tiled, TILES_REVERSED),
         "base crop last": both(tiled, BASE_LAST),
-        "padding on the right": (accuracy(right, geometry, mixed), accuracy(wrong, geometry, mixed)),
+        "positions counted through the pass": (
+            accuracy(right, geometry, mixed),
+            accuracy(wrong, geometry, mixed),
+        ),
         "EXIF orientation ignored": (
             upright,
             accuracy(right, geometry, [turned(s) for s in held_out["image"]]),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from actors.captioner import Captioner, OutOfMemory, batches
+from actors.captioner import Captioner, OutOfMemory
 from pipeline import storage
 from pipeline.commit import Parts
 from pipeline.config import GenerationConfig, PromptConfig
@@ -43,13 +43,13 @@ SETTINGS = GenerationConfig(max_new_tokens=8, batch_tokens=400, batch_size=8)
 
 
 class Echo:
-    """Says digest and prompt id; prompts are as long as the digest says.
+    """Says digest and prompt id, the last first; prompts are as long as the digest says.
 
-    It knows that it `holds` so many tokens at once, and runs out of memory where there are more than `room` requests.
+    It runs out of memory where there are more than `room` requests.
     """
 
-    def __init__(self, room: int = 1000, holds: int = 1 << 20) -> None:
-        self.room, self.holds = room, holds
+    def __init__(self, room: int = 1000) -> None:
+        self.room = room
         self.calls: list[int] = []
 
     def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
@@ -57,14 +57,14 @@ class Echo:
             raise MediaError(Code.MISSING_FIELD, f"no {prompt.id}")
         return Request(sample, prompt.id, (7,) * int(sample.view.sha256[:4], 16), 5)
 
-    def batch_tokens(self, settings: GenerationConfig) -> int:
-        return min(settings.batch_tokens, self.holds)
-
-    def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
+    def generate(
+        self, requests: Sequence[Request], settings: GenerationConfig
+    ) -> Iterator[tuple[int, Caption]]:
         self.calls.append(len(requests))
         if len(requests) > self.room:
             raise OutOfMemory(f"{len(requests)} are too many")
-        return [caption(r.sample.view.sha256, r.prompt_id) for r in requests]
+        for number, request in reversed(list(enumerate(requests))):
+            yield number, caption(request.sample.view.sha256, request.prompt_id)
 
 
 def caption(sha256: str, prompt_id: str) -> Caption:
@@ -159,14 +159,6 @@ def test_a_sample_that_nobody_asks_about_is_one_problem_under_no_prompt() -> Non
     )
 
 
-def test_batches_are_no_larger_than_the_generator_holds() -> None:
-    echo = Echo(holds=120)
-
-    Captioner(lambda: echo, PROMPTS[:1], SETTINGS).caption(unit([40] * 8))
-
-    assert echo.calls == [3, 3, 2]
-
-
 def test_a_batch_is_halved_until_it_fits() -> None:
     echo = Echo(room=3)
 
@@ -176,32 +168,31 @@ def test_a_batch_is_halved_until_it_fits() -> None:
     assert echo.calls == [8, 4, 2, 2, 4, 2, 2]
 
 
+def test_captions_that_were_done_before_memory_ran_out_are_not_made_again() -> None:
+    class Late(Echo):
+        """Runs out of memory when two are done."""
+
+        def generate(
+            self, requests: Sequence[Request], settings: GenerationConfig
+        ) -> Iterator[tuple[int, Caption]]:
+            for done, answer in enumerate(super().generate(requests, settings)):
+                if done == 2:
+                    raise OutOfMemory("later")
+                yield answer
+
+    late = Late()
+
+    captioned = Captioner(lambda: late, PROMPTS[:1], SETTINGS).caption(unit([40] * 8))
+
+    assert all(isinstance(a.outcome, Caption) for a in captioned.answers)
+    assert late.calls == [8, 3, 1, 3, 1]
+
+
 def test_one_request_that_does_not_fit_fails_alone() -> None:
     captioned = Captioner(lambda: Echo(room=0), PROMPTS, SETTINGS).caption(unit([40, 50]))
 
     problem = Problem(Stage.GENERATE, Code.OUT_OF_MEMORY, "1 are too many")
     assert [a.outcome for a in captioned.answers] == [problem] * 4
-
-
-def test_prompts_of_a_sample_stay_in_one_batch() -> None:
-    requests = [
-        Echo().encode(sample, prompt, {})
-        for sample in unit([30, 90, 60, 120, 45, 10]).samples
-        for prompt in PROMPTS
-    ]
-
-    found = [[r.sample.view.position for r in batch] for batch in batches(requests, 400, 8)]
-
-    assert found == [[3, 3], [1, 1, 2, 2], [4, 4, 0, 0, 5, 5]]
-
-
-def test_prompts_of_a_sample_that_exceed_the_bounds_are_divided_into_consecutive_batches() -> None:
-    prompts = [PromptConfig(str(i), PROMPTS[0].turns) for i in range(5)]
-    requests = [Echo().encode(sample, p, {}) for sample in unit([190, 180]).samples for p in prompts]
-
-    found = [[r.sample.view.position for r in batch] for batch in batches(requests, 400, 8)]
-
-    assert found == [[0, 0], [0, 0], [0], [1, 1], [1, 1], [1]]
 
 
 def test_a_unit_whose_part_came_while_it_waited_is_not_generated(tmp_path: Path) -> None:

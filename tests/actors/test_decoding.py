@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from actors.captioner import batches
 from actors.checkpoint import geometry
-from actors.decoding import Vision, normalized
 from actors.replica import Replica
+from actors.vision import Vision, normalized
 from pipeline.anyres import Geometry
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.fit import CROPS_PER_PASS
 from pipeline.types import Caption, Finish, Media, Request, Turn
-from tests.checkpoints import Asked, Oracle, clip, picture, write
+from tests.checkpoints import Asked, Oracle, captions_of, clip, picture, write
 
 NEW_TOKENS = 24
 TURNS = (Turn("user", "Describe the image in detail."),)
@@ -76,11 +75,7 @@ def mixed() -> list[Asked]:
 
 def run(replica: Replica, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
     """The captions of `requests`, generated in buckets, in the order of their samples."""
-    found: dict[int, Caption] = {}
-    for batch in batches(requests, settings.batch_tokens, settings.batch_size):
-        for request, caption in zip(batch, replica.generate(batch, settings), strict=True):
-            found[request.sample.view.position] = caption
-    return [found[position] for position in sorted(found)]
+    return captions_of(replica, requests, settings)
 
 
 def requests_of(replica: Replica, asked: Sequence[Asked], tiles: Geometry) -> list[Request]:
@@ -138,7 +133,7 @@ def counted(module: Any) -> tuple[list[int], Callable[[], None]]:
     return sizes, handle.remove
 
 
-def test_the_vision_tower_sees_every_real_crop_once_in_bounded_passes(
+def test_the_vision_tower_sees_every_distinct_crop_once_in_bounded_passes(
     oracle: Oracle, tiles: Geometry
 ) -> None:
     samples = [one.sample(tiles, i) for i, one in enumerate(mixed())]
@@ -147,8 +142,22 @@ def test_the_vision_tower_sees_every_real_crop_once_in_bounded_passes(
         Vision(oracle.model, tiles).tokens(samples)
     stop()
 
-    assert sum(sizes) == sum(sample.view.n_crops for sample in samples)
+    first = [sample.view.sizes[0] for sample in samples if sample.view.media is Media.IMAGE]
+    squares = sum(size.width == size.height <= tiles.tile for size in first)
+    assert sum(sizes) == sum(sample.view.n_crops for sample in samples) - squares
+    assert squares == 3
     assert max(sizes) == CROPS_PER_PASS
+
+
+def test_a_square_no_larger_than_a_tile_is_looked_at_once(oracle: Oracle, tiles: Geometry) -> None:
+    square = Asked(Media.IMAGE, (picture(1, tiles.tile - 5, tiles.tile - 5),), TURNS)
+    sizes, stop = counted(oracle.model.model.vision_tower)
+    with torch.inference_mode():
+        (ours,) = Vision(oracle.model, tiles).tokens([square.sample(tiles)])
+    stop()
+
+    assert sizes == [1]
+    torch.testing.assert_close(ours, visual_of(oracle, square))
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 32])

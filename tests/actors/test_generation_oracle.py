@@ -13,7 +13,7 @@ from actors.checkpoint import geometry
 from actors.replica import Replica
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.types import Caption, Finish, Media, Turn
-from tests.checkpoints import Asked, Oracle, clip, picture, write
+from tests.checkpoints import Asked, Oracle, captions_of, clip, picture, write
 
 NEW_TOKENS = 24
 TURNS = (Turn("user", "Describe the image in detail."),)
@@ -49,7 +49,7 @@ def assets() -> list[Asked]:
 
 def captions(replica: Replica, folder: Path, settings: GenerationConfig) -> list[Caption]:
     samples = [asked.sample(geometry(folder), i) for i, asked in enumerate(assets())]
-    return replica.generate([replica.encode(sample, PROMPT, {}) for sample in samples], settings)
+    return captions_of(replica, [replica.encode(sample, PROMPT, {}) for sample in samples], settings)
 
 
 def generated(oracle: Oracle, **kwargs: Any) -> list[tuple[int, ...]]:
@@ -126,9 +126,11 @@ def test_drawn_captions_repeat_whatever_else_is_in_the_batch(replica: Replica, f
     samples = [asked.sample(geometry(folder), i) for i, asked in enumerate(assets())]
     requests = [replica.encode(sample, PROMPT, {}) for sample in samples]
 
-    together = [caption.token_ids for caption in replica.generate(requests, settings)]
-    alone = [replica.generate([request], settings)[0].token_ids for request in requests]
-    other = replica.generate(requests, GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=1.0, seed=4))
+    together = [caption.token_ids for caption in captions_of(replica, requests, settings)]
+    alone = [captions_of(replica, [request], settings)[0].token_ids for request in requests]
+    other = captions_of(
+        replica, requests, GenerationConfig(max_new_tokens=NEW_TOKENS, temperature=1.0, seed=4)
+    )
 
     assert together == alone
     assert together != [caption.token_ids for caption in other]

@@ -22,7 +22,7 @@ from actors.replica import Replica
 from pipeline import fit
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.types import Media, Pixels, Turn
-from tests.checkpoints import Asked
+from tests.checkpoints import Asked, captions_of
 from tests.sized import write
 
 DTYPE = "bfloat16"
@@ -61,7 +61,7 @@ def measure(folder: Path) -> dict[str, int]:
     asked = [Asked(Media.IMAGE, (picture,), TURNS) for picture in photographs()]
     samples = [one.sample(geometry(folder), i) for i, one in enumerate(asked)]
     requests = [replica.encode(sample, PromptConfig("p", TURNS), {}) for sample in samples]
-    captions = replica.generate(requests, GenerationConfig(max_new_tokens=NEW_TOKENS))
+    captions = captions_of(replica, requests, GenerationConfig(max_new_tokens=NEW_TOKENS))
     held = replica._model
     return {
         "imported": imported,

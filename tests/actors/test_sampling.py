@@ -34,8 +34,11 @@ def ending(*texts: str) -> Ending:
 def choice(
     settings: GenerationConfig, prompts: Sequence[Sequence[int]] = ((1,),), seeds: Sequence[int] = (0,)
 ) -> Choice:
-    """With the repetition penalty settled, as the replica hands it on."""
-    return Choice(settings, ending(*settings.stop), prompts, seeds, CPU)
+    """With the repetition penalty settled, as the replica hands it on, and every sequence in the slot of its number."""
+    made = Choice(settings, ending(*settings.stop), prompts, seeds, len(prompts), CPU)
+    for number in range(len(prompts)):
+        made.join(number, number)
+    return made
 
 
 def settings(**keys: Any) -> GenerationConfig:
@@ -49,13 +52,18 @@ def forced(tokens: Sequence[int], size: int = 10) -> torch.Tensor:
 
 def say(made: Choice, *steps: Sequence[int]) -> None:
     for tokens in steps:
-        made.next(forced(tokens))
+        made.next(range(len(tokens)), forced(tokens))
+
+
+def spoken(made: Choice, slot: int) -> tuple[tuple[int, ...], Finish]:
+    said = made.spoken(slot)
+    return said.token_ids, said.finish
 
 
 def test_the_most_probable_token_is_chosen_at_temperature_zero() -> None:
     logits = torch.tensor([[0.1, 0.5, 0.4], [2.0, -1.0, 1.9]])
 
-    assert choice(settings(), [[1], [2]], [0, 0]).next(logits).tolist() == [1, 0]
+    assert choice(settings(), [[1], [2]], [0, 0]).next((0, 1), logits).tolist() == [1, 0]
 
 
 def test_draws_follow_transformers_processors_in_generates_order() -> None:
@@ -75,7 +83,7 @@ def test_draws_follow_transformers_processors_in_generates_order() -> None:
     made = choice(
         settings(temperature=0.8, top_k=6, top_p=0.9, repetition_penalty=1.3), [prompt] * n, range(n)
     )
-    drawn = Counter(made.next(logits.expand(n, -1)).tolist())
+    drawn = Counter(made.next(range(n), logits.expand(n, -1)).tolist())
 
     for token, share in enumerate(expected.tolist()):
         assert abs(drawn[token] / n - share) <= 4 * math.sqrt(share * (1 - share) / n)
@@ -88,8 +96,8 @@ def test_draws_depend_on_the_sequences_own_seed_only() -> None:
     together = choice(kind, [[1]] * 3, [7, 8, 9])
     alone = choice(kind, [[1]], [8])
 
-    assert [together.next(logits)[1].item() for _ in range(20)] == [
-        alone.next(logits[:1]).item() for _ in range(20)
+    assert [together.next((0, 1, 2), logits)[1].item() for _ in range(20)] == [
+        alone.next((0,), logits[:1]).item() for _ in range(20)
     ]
 
 
@@ -105,7 +113,7 @@ def test_a_token_without_probability_is_never_drawn() -> None:
     logits[0, [4, 7]] = 0.0
     made = choice(settings(temperature=1.0))
 
-    assert {made.next(logits).item() for _ in range(200)} == {4, 7}
+    assert {made.next((0,), logits).item() for _ in range(200)} == {4, 7}
 
 
 def test_the_repetition_penalty_counts_prompt_and_caption_and_no_padding() -> None:
@@ -113,45 +121,57 @@ def test_the_repetition_penalty_counts_prompt_and_caption_and_no_padding() -> No
     logits = torch.tensor([[0.0, 4.0, 3.0, 2.5, 0.0]] * 2)
     made = choice(settings(repetition_penalty=2.0), [[1, 1, 1, 1], [4]], [0, 0])
 
-    assert made.next(logits).tolist() == [2, 1]
-    assert made.next(logits).tolist() == [3, 2]
+    assert made.next((0, 1), logits).tolist() == [2, 1]
+    assert made.next((0, 1), logits).tolist() == [3, 2]
 
 
 def test_mean_logprob_is_of_the_models_own_distribution() -> None:
     logits = torch.tensor([[1.0, 2.0, 0.0]])
     made = choice(settings(temperature=0.5, top_k=1, max_new_tokens=1))
-    made.next(logits)
+    made.next((0,), logits)
 
-    assert made.spoken()[0].mean_logprob == pytest.approx(logits.log_softmax(-1)[0, 1].item())
+    assert made.spoken(0).mean_logprob == pytest.approx(logits.log_softmax(-1)[0, 1].item())
 
 
 def test_no_caption_ends_before_the_least_length() -> None:
     made = choice(settings(min_new_tokens=2))
-    tokens = [made.next(torch.tensor([[5.0, 1.0, 0.0]])).item() for _ in range(3)]
+    tokens = [made.next((0,), torch.tensor([[5.0, 1.0, 0.0]])).item() for _ in range(3)]
 
     assert tokens == [1, 1, STOP]
-    assert made.done()
+    assert made.ended(0)
 
 
 def test_a_stop_token_and_the_limit_end_a_sequence() -> None:
     made = choice(settings(max_new_tokens=3), [[1], [1]], [0, 0])
     say(made, (1, 2), (STOP, 3))
-    assert not made.done()
-    say(made, (5, 4))
+    assert [made.ended(slot) for slot in (0, 1)] == [True, False]
+    made.next((1,), forced((4,)))
 
-    assert made.done()
-    assert [(s.token_ids, s.finish) for s in made.spoken()] == [
+    assert [spoken(made, slot) for slot in (0, 1)] == [
         ((1, STOP), Finish.STOP),
         ((2, 3, 4), Finish.LENGTH),
     ]
 
 
+def test_a_slot_is_taken_again_by_another_sequence() -> None:
+    """The penalty counts what the new one has seen, and nothing of the old one."""
+    logits = torch.tensor([[0.0, 4.0, 3.0, 2.5, 0.0]])
+    made = Choice(settings(repetition_penalty=2.0, max_new_tokens=2), ending(), [[1], [3]], [0, 0], 1, CPU)
+    made.join(0, 0)
+    first = [made.next((0,), logits).item() for _ in range(2)]
+    made.join(0, 1)
+
+    assert first == [2, 3]
+    assert [made.next((0,), logits).item() for _ in range(2)] == [1, 2]
+    assert spoken(made, 0) == ((1, 2), Finish.LENGTH)
+
+
 def test_a_stop_text_ends_a_sequence_also_across_tokens() -> None:
     made = choice(settings(stop=("bc", "zz")), [[1], [1]], [0, 0])
-    say(made, (1, 2), (2, 1), (3, 3), (4, STOP))
+    say(made, (1, 2), (2, 1), (3, 3))
+    made.next((1,), forced((STOP,)))
 
-    assert made.done()
-    assert [(s.token_ids, s.finish) for s in made.spoken()] == [
+    assert [spoken(made, slot) for slot in (0, 1)] == [
         ((1, 2, 3), Finish.STOP),
         ((2, 1, 3, STOP), Finish.STOP),
     ]

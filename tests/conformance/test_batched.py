@@ -15,7 +15,7 @@ from actors.replica import Replica
 from jobs.demo.scenes import HELD_OUT_SEEDS, KINDS, PROMPTS, scene
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.types import Caption, Media, Request, Turn
-from tests.checkpoints import Asked, clip, picture
+from tests.checkpoints import Asked, captions_of, clip, picture
 from tests.conformance.conftest import Table
 from tests.families.catalogue import FAMILIES, Family, write
 
@@ -68,13 +68,13 @@ def together_and_alone(
     order = random.Random(6).sample(range(len(requests)), len(requests))
     shuffled = [requests[i] for i in order]
     batches = [shuffled[i : i + BATCH] for i in range(0, len(shuffled), BATCH)]
-    together = [caption for batch in batches for caption in replica.generate(batch, settings)]
+    together = [caption for batch in batches for caption in captions_of(replica, batch, settings)]
     placed = dict(zip(order, together, strict=True))
     return [placed[i] for i in range(len(requests))], _alone(replica, requests, settings)
 
 
 def _alone(replica: Replica, requests: Iterable[Request], settings: GenerationConfig) -> list[Caption]:
-    return [replica.generate([request], settings)[0] for request in requests]
+    return [captions_of(replica, [request], settings)[0] for request in requests]
 
 
 def common(one: Caption, other: Caption) -> int:

@@ -87,7 +87,7 @@ def mistakes() -> Mapping[str, tuple[float, float]]:
     [
         "tiles in reverse order",
         "base crop last",
-        "padding on the right",
+        "positions counted through the pass",
         "EXIF orientation ignored",
         "images in reverse order",
         "frames in reverse order",

@@ -21,7 +21,7 @@ def plan(*tokens: int) -> Plan:
     """A plan of units of 10 assets with these visual tokens."""
     unit = made.captioned(count=0).unit
     units = [replace(unit, unit_id=f"u{i}", count=10, cost=Cost(t, 0, 0)) for i, t in enumerate(tokens)]
-    return Plan("run0", "recipe0", "birds", (), (), tuple(units), 10 * len(units), 0, Needs(0, 0, 0, 0))
+    return Plan("run0", "recipe0", "birds", (), (), tuple(units), 10 * len(units), 0, Needs(0, 0, 0, 0, 0))
 
 
 def receipt(unit: Unit, failures: int = 0) -> Receipt:

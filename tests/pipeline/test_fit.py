@@ -38,13 +38,12 @@ def test_the_longest_prompt_about_an_image_by_hand() -> None:
 def test_what_7b_takes_by_hand() -> None:
     need = fit.needs(SEVEN, MODEL, 256)
 
-    kv = 57_344 + 57_344 // 28  # the layer that grows is there twice
-    mask = (9342 + 256) * (1 + 2)
     assert need.weights == 2 * 8_030_348_832
-    assert need.token == kv + (3 * 18944 + 4 * 3584) * 2 + mask
-    assert need.caption == 256 * kv + 48 * 152064
+    assert need.prefill == 9342 * (3 * 18944 + 4 * 3584) * 2
+    assert need.token == 57_344
+    assert need.caption == 256 * 57_344 + 48 * 152064
     # Of 32 crops: pixels, and of each of 729 positions the tower's MLP (wider than the projector) and its output.
-    tower = (3 * 4304 + 4 * 1152) * 2 + 729 * (1 + 2)
+    tower = (3 * 4304 + 4 * 1152) * 2
     assert max(tower, (1152 + 3 * 3584) * 2) == tower
     assert need.vision == 32 * (3 * 384**2 * (1 + 4 + 2) + 729 * (tower + 2 * 1152))
 
@@ -81,10 +80,10 @@ def test_more_fits_where_there_is_more_or_less_is_asked(more: dict[str, Any]) ->
 def test_7b_on_16_gib_is_refused_with_the_arithmetic_and_what_would_fit() -> None:
     assert refused(SEVEN, MODEL, 16) == (
         "[model] a/checkpoint needs 15.0 GiB of weights (8.03 B parameters in bfloat16)"
-        " + 974 MiB for 32 crops in the vision tower"
-        " + 2.0 GiB for one prompt of 9,342 tokens and 256 new ones (230,522 bytes a prompt token, of which KV 57,344)"
-        " = 17.9 GiB, and a replica has 16.0 GiB, of which 90% can be planned with; what would fit:"
-        ' [model] quantization = "int8" (12.8 GiB); [model] quantization = "int4" (8.6 GiB);'
+        " + 925 MiB for 32 crops in the vision tower"
+        " + 1.8 GiB for one prompt of 9,342 tokens and 256 new ones (of which KV 57,344 bytes a token)"
+        " = 17.6 GiB, and a replica has 16.0 GiB, of which 90% can be planned with; what would fit:"
+        ' [model] quantization = "int8" (12.5 GiB); [model] quantization = "int4" (8.3 GiB);'
         " 2 times the memory ([cluster] gpus_per_replica)"
     )
 
@@ -94,7 +93,7 @@ def test_72b_is_refused_by_one_gpu_and_fits_two() -> None:
 
     assert "136.3 GiB of weights (73.18 B parameters in bfloat16)" in said
     assert said.endswith(
-        '[model] quantization = "int4" (48.3 GiB); 2 times the memory ([cluster] gpus_per_replica)'
+        '[model] quantization = "int4" (48.0 GiB); 2 times the memory ([cluster] gpus_per_replica)'
     )
     assert fit.batch_tokens(SEVENTY_TWO, MODEL, SETTINGS, 2 * 80 * GIB) == fit.longest(SEVENTY_TWO)
     int4 = replace(MODEL, quantization="int4")
@@ -102,8 +101,8 @@ def test_72b_is_refused_by_one_gpu_and_fits_two() -> None:
 
 
 def test_what_would_fit_is_told_of_the_key_that_is_in_the_way() -> None:
-    assert 'attention = "sdpa" (3.3 GiB)' in refused(HALF, replace(MODEL, attention="eager"), 8)
-    assert 'dtype = "bfloat16" (17.9 GiB)' in refused(SEVEN, replace(MODEL, dtype="float32"), 24)
+    assert 'attention = "sdpa" (3.0 GiB)' in refused(HALF, replace(MODEL, attention="eager"), 8)
+    assert 'dtype = "bfloat16" (17.6 GiB)' in refused(SEVEN, replace(MODEL, dtype="float32"), 24)
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def plan_of(folder: Path, shards: Sequence[Sequence[Asset]], limits: UnitConfig 
         tuple(units),
         assets,
         failed,
-        Needs(4, 3, 2, 1),
+        Needs(5, 4, 3, 2, 1),
     )
 
 
@@ -150,7 +150,7 @@ def test_the_plan_is_json_with_a_row_per_unit(tmp_path: Path) -> None:
     assert [row[:3] for row in written["units"]] == [[0, 0, 2], [1, 0, 1]]
     assert written["shards"][1] == {"path": "a/000001.tar", "etag": "etag1", "bytes": 10240, "format": "tar"}
     assert (written["run_id"], written["assets"], written["failed_in_index"]) == ("run0", 3, 0)
-    assert written["replica_bytes"] == {"weights": 4, "vision": 3, "token": 2, "caption": 1}
+    assert written["replica_bytes"] == {"weights": 5, "vision": 4, "prefill": 3, "token": 2, "caption": 1}
 
 
 def test_the_plan_names_the_index_of_each_shard(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Run:
             commit.commit(captioned)
         planned = tuple(c.unit for c in units)
         assets = sum(len(c.assets) for c in units)
-        self.plan = Plan(run_id, "recipe0", "birds", (), (), planned, assets, 0, Needs(0, 0, 0, 0))
+        self.plan = Plan(run_id, "recipe0", "birds", (), (), planned, assets, 0, Needs(0, 0, 0, 0, 0))
         self.partitions = [Partition(i, of) for i in range(of)]
 
     def compact(self) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import io
 import json
 import pickle
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -66,9 +66,12 @@ NAMES = (
 class Hostile(Double):
     """A model that was talked into it."""
 
-    def generate(self, requests: Sequence[Request], settings: GenerationConfig) -> list[Caption]:
+    def generate(
+        self, requests: Sequence[Request], settings: GenerationConfig
+    ) -> Iterator[tuple[int, Caption]]:
         """The same for each."""
-        return [replace(caption, text=CAPTION) for caption in super().generate(requests, settings)]
+        for number, caption in super().generate(requests, settings):
+            yield number, replace(caption, text=CAPTION)
 
 
 @dataclass(frozen=True, slots=True)
