@@ -8,17 +8,17 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
-from transformers import DynamicCache
 
 from actors.checkpoint import footprint, geometry
+from actors.decoding import Branches
 from actors.replica import Replica
+from actors.slots import Slots
 from pipeline import fit
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.types import Media, Pixels, Turn
@@ -68,7 +68,7 @@ def measure(folder: Path) -> dict[str, int]:
         "loaded": loaded,
         "peak": resident("VmHWM"),
         "weights": size([*held.parameters(), *held.buffers()]),
-        "kv_per_token": cached(held) // CACHED,
+        "kv_per_token": cached(replica) // CACHED,
         "captions": sum(bool(caption.token_ids) for caption in captions),
         "prompt_tokens": 2 * max(len(request.input_ids) for request in requests),
     }
@@ -80,13 +80,13 @@ def photographs() -> list[Pixels]:
     return [np.asarray(picture.resize((320, 320 * picture.height // picture.width))) for picture in pictures]
 
 
-def cached(model: Any) -> int:
-    """Bytes of keys and values after a prompt of `CACHED` tokens."""
-    cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
+def cached(replica: Replica) -> int:
+    """Bytes of keys and values after a prompt of `CACHED` tokens, in a slot with room for as many."""
+    cache = Slots(1, CACHED)
     with torch.inference_mode():
-        ids = torch.zeros(1, CACHED, dtype=torch.long)
-        model.model.language_model(input_ids=ids, past_key_values=cache, use_cache=True)
-    return size(tensor for layer in cache.layers for tensor in (layer.keys, layer.values))
+        prompt = replica._model.get_input_embeddings()(torch.zeros(CACHED, dtype=torch.long))
+        replica._decoder._start(cache, [Branches(prompt[:0], (prompt,))], [[0]])
+    return size([*cache.keys.values(), *cache.values.values()])
 
 
 def size(tensors: Iterable[torch.Tensor]) -> int:

@@ -18,6 +18,7 @@ from actors import sandboxed
 from actors.preprocessor import Preprocessor
 from actors.sandbox import Sandbox
 from pipeline.anyres import Geometry
+from pipeline.commit import Parts
 from pipeline.config import ImageConfig, VideoConfig
 from tests.corpus.entries import Asset, failed, picture
 
@@ -74,8 +75,10 @@ def obey(settings: sandboxed.Settings, request: Mapping[str, Any], parts: list[b
 class Obedient(Preprocessor):
     """The real preprocessor with this decoder."""
 
-    def __init__(self, image: ImageConfig, video: VideoConfig, geometry: Geometry) -> None:
-        super().__init__(image, video, geometry)
+    def __init__(
+        self, image: ImageConfig, video: VideoConfig, geometry: Geometry, parts: Parts | None = None
+    ) -> None:
+        super().__init__(image, video, geometry, parts)
         self._sandbox = Sandbox(image, video, geometry, memory_bytes=1 << 30, program=(__file__,))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -31,8 +32,8 @@ def moto() -> Iterator[Store]:
     server.start()
     host, port = server.get_host_and_port()
     keys = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
-    store = Store({**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}, "s3://moto")
-    store.create()
+    store = Store({**keys, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}, f"s3://moto-{uuid.uuid4().hex}")
+    store.create()  # a bucket of its own: all such servers of a process have the same ones
     yield store
     server.stop()
 

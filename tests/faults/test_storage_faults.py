@@ -211,6 +211,24 @@ def published(uri: str) -> pa.Table:
     return pa.concat_tables(captions)
 
 
+def overwrite(uri: str) -> None:
+    """Replace the parts by those of a second attempt, which looked before they were there."""
+    Run(f"{uri}-again")
+    for entry in storage.listing(f"{uri}-again/runs/run0/units"):
+        storage.put(f"{uri}/runs/run0/units/{entry.name}", storage.read(entry.uri))
+
+
+def test_a_part_that_is_there_stays_on_a_store_that_ignores_conditions(
+    uri: str, proxy: Proxy, moto_store: Store
+) -> None:
+    proxy.forward_to(moto_store.environment["AWS_ENDPOINT_URL"], "ignored")
+    Run(uri)
+    parts = [storage.read(entry.uri) for entry in storage.listing(f"{uri}/runs/run0/units")]
+    Run(uri)
+
+    assert [storage.read(entry.uri) for entry in storage.listing(f"{uri}/runs/run0/units")] == parts
+
+
 def test_parts_that_are_overwritten_after_they_were_compacted_change_nothing(
     uri: str, proxy: Proxy, moto_store: Store
 ) -> None:
@@ -219,12 +237,12 @@ def test_parts_that_are_overwritten_after_they_were_compacted_change_nothing(
     run = Run(uri)
     parts = [storage.read(entry.uri) for entry in storage.listing(f"{uri}/runs/run0/units")]
     done = run.compact()
-    again = Run(uri)
+    overwrite(uri)
     assert all(storage.read(e.uri) not in parts for e in storage.listing(f"{uri}/runs/run0/units"))
 
     publish.publish(uri, run.plan, done, {})
     before = published(uri)
-    publish.publish(uri, again.plan, done, {})
+    publish.publish(uri, run.plan, done, {})
 
     assert published(uri).equals(before)
     assert len(before) == sum(d["captions"]["rows"] for d in done)
@@ -239,6 +257,7 @@ def test_parts_that_are_overwritten_while_they_are_compacted_differ_in_times_alo
     proxy.forward_to(moto_store.environment["AWS_ENDPOINT_URL"], "ignored")
     run = Run(uri)
     first, *_ = run.compact()
+    overwrite(uri)
     again = Run(uri)
     again.partitions = again.partitions[1:]
 
