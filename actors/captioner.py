@@ -60,7 +60,8 @@ class Generator(Protocol):
     ) -> Iterable[tuple[int, Caption]]:
         """One caption per request, as if each were alone, with its request's number; in whatever order they are done.
 
-        OutOfMemory where it is too much: the captions until then stand. Requests of one sample share its vision pass.
+        OutOfMemory where it is too much: the captions until then stand. Requests of one sample share its vision
+        pass where as many captions are generated at once.
         """
 
 

@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 
 from jobs import interrupt
+from jobs.exit_codes import FAILED, INTERRUPTED, USAGE
 from jobs.start import start
 from pipeline import config
 from pipeline.errors import CaptionmillError, ConfigError
@@ -24,8 +25,6 @@ from pipeline.quality import caption_text
 
 if TYPE_CHECKING:
     from jobs.verify import Again
-
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

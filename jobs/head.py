@@ -15,7 +15,8 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-FAILED = 1
+from jobs.exit_codes import FAILED
+
 # Ray's own limit, and its default (https://docs.ray.io: GCS fault tolerance); half of it is said to be too long.
 LIMIT, LIMIT_S = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
 TRIES = 10  # in that half

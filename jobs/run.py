@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import SystemRandom
@@ -103,13 +103,16 @@ def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
     _check_cluster(ready.job)
     console.print(f"A replica holds {fit.said(ready.footprint, ready.job.model)}")
     storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
-    plan = _plan(ready, made_of.indexer, console)
+    plan = _earlier(ready)
+    have = committed(output, run_id) & {u.unit_id for u in plan.units} if plan else set[str]()
+    _index(ready, _left(plan, have) if plan else ready.shards, made_of.indexer, console)
+    plan = plan or _plan(ready)
     metadata = {
         "captionmill.run_id": run_id,
         "captionmill.recipe_id": decided.recipe_id,
         **{f"captionmill.software.{name}": v for name, v in decided.software.items()},
     }
-    _caption(ready, plan, made_of, metadata, console)
+    _caption(ready, plan, have, made_of, metadata, console)
     interrupt.check()
     return _publish(output, plan, len(ready.job.prompts), metadata, console)
 
@@ -133,7 +136,9 @@ def _indexes(ready: Ready, shards: Sequence[Shard]) -> list[str]:
 
 
 def _index(ready: Ready, shards: Sequence[Shard], indexer: flow.Actor, console: Console) -> None:
-    """Make the indexes that are missing."""
+    """Make the indexes of these shards that are missing."""
+    if not shards:
+        return
     there = {e.uri for e in storage.listing(storage.join(ready.job.output.uri, "index"))}
     missing = [s for s, uri in zip(shards, _indexes(ready, shards), strict=True) if uri not in there]
     if missing:
@@ -145,37 +150,49 @@ def _index(ready: Ready, shards: Sequence[Shard], indexer: flow.Actor, console: 
                 console.print(f"  {number:,} shards indexed")
 
 
-def _plan(ready: Ready, indexer: flow.Actor, console: Console) -> Plan:
-    """The plan of the run. Where an earlier start made it, it is read: the run's id is a digest of all that decides it.
+def _earlier(ready: Ready) -> Plan | None:
+    """The plan that an earlier start made, if there was one: the run's id is a digest of all that decides it.
 
     That takes as long as there are units, and no index is looked at.
     """
-    job, run_id = ready.job, ready.run_id
-    uri, indexes = planning.plan_uri(job.output.uri, run_id), _indexes(ready, ready.shards)
-    if storage.exists(uri):
-        return Plan.from_json(storage.read(uri), run_id, ready.shards, indexes)
-    _index(ready, ready.shards, indexer, console)
+    uri = planning.plan_uri(ready.job.output.uri, ready.run_id)
+    if not storage.exists(uri):
+        return None
+    return Plan.from_json(storage.read(uri), ready.run_id, ready.shards, _indexes(ready, ready.shards))
+
+
+def _left(plan: Plan, have: Collection[str]) -> list[Shard]:
+    """The shards that have units without a part."""
+    return list({u.shard.path: u.shard for u in plan.units if u.unit_id not in have}.values())
+
+
+def _plan(ready: Ready) -> Plan:
+    """The plan, from the indexes, which are there; it is written down."""
+    job, run_id, indexes = ready.job, ready.run_id, _indexes(ready, ready.shards)
     price = planning.Pricer(ready.geometry, job.video)
     units, assets, failed = planning.units_of(ready.shards, indexes, job.unit, price)
     recipe_id, dataset = ready.recipe.recipe_id, job.input.dataset
     needs = fit.needs(ready.footprint, job.model, job.generation.max_new_tokens)
     plan = Plan(run_id, recipe_id, dataset, ready.shards, tuple(indexes), tuple(units), assets, failed, needs)
-    storage.put(uri, plan.to_json().encode())
+    storage.put(planning.plan_uri(job.output.uri, run_id), plan.to_json().encode())
     return plan
 
 
 def _caption(
-    ready: Ready, plan: Plan, made_of: Actors, metadata: Mapping[str, str], console: Console
+    ready: Ready,
+    plan: Plan,
+    have: set[str],
+    made_of: Actors,
+    metadata: Mapping[str, str],
+    console: Console,
 ) -> None:
-    """Caption the units that have no part."""
+    """Caption the units that are not among those that `have` a part."""
     job = ready.job
-    have = committed(job.output.uri, plan.run_id) & {u.unit_id for u in plan.units}
     todo = longest_first([u for u in plan.units if u.unit_id not in have], SystemRandom())
     if have:
         console.print(f"Going on: {len(have):,} of {len(plan.units):,} units are there already")
     if not todo:
         return
-    _index(ready, list({u.shard.path: u.shard for u in todo}.values()), made_of.indexer, console)
     context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
     rows = [messages.unit_to_table(u, plan.index_of(u)) for u in todo]
     commit = Committer(job.output.uri, context, metadata)

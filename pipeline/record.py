@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import storage
+from pipeline import storage, units
 from pipeline.columns import SCHEMA_VERSION
 from pipeline.config import PromptConfig
 from pipeline.errors import CaptionmillError
@@ -78,7 +78,7 @@ class Record:
     @cached_property
     def unit_ids(self) -> tuple[str, ...]:
         """Names of the units, in the order of `units`."""
-        return tuple(f"{number:06d}-{first:08d}-{count:05d}" for number, first, count in self.units.tolist())
+        return tuple(units.name(*unit) for unit in self.units.tolist())
 
     def units_of(self, shard: int) -> range:
         """The places in `units` of a shard's units."""

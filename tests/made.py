@@ -37,6 +37,21 @@ from pipeline.types import (
     View,
 )
 
+JOB = """
+[input]
+dataset = "{dataset}"
+uris = {uris}
+[model]
+path = "{checkpoint}"
+[[prompt]]
+id = "short"
+text = "What is it?"
+[output]
+uri = "{output}"
+[cluster]
+replicas = {replicas}
+gpus_per_replica = 0
+"""
 PROMPTS = (
     PromptConfig("short", (Turn("user", "What is it?"),)),
     PromptConfig("long", (Turn("user", "Describe the image in detail."),)),
@@ -115,3 +130,10 @@ def checkpoint(folder: Path) -> Path:
     Tokenizer(BPE()).save(str(folder / "tokenizer.json"))
     save_file({"double": np.zeros(1, np.float32)}, folder / "model.safetensors")
     return folder
+
+
+def job(uri: str, checkpoint: Path, output: Path | str, *, dataset: str = "made", replicas: int = 1) -> str:
+    """A job file with one prompt, on the CPU."""
+    return JOB.format(
+        dataset=dataset, uris=json.dumps([uri]), checkpoint=checkpoint, output=output, replicas=replicas
+    )

@@ -41,21 +41,6 @@ EACH = 1_000  # assets a shard
 BAD_EVERY = 997
 SMALL = 10_000
 MIDDLE = (0.1, 0.9)  # of a stage, by count: without its beginning and its end
-JOB = """
-[input]
-dataset = "colours"
-uris = ["{folder}/*.tar"]
-[model]
-path = "{checkpoint}"
-[[prompt]]
-id = "short"
-text = "What is it?"
-[output]
-uri = "{output}"
-[cluster]
-replicas = 2
-gpus_per_replica = 0
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +99,7 @@ def run(root: Path, name: str, assets: int) -> Figures:
     """Make the input, run the job in a process of its own, and look at what came out."""
     truth = write(root / name / "in", assets)
     output, job = root / name / "out", root / name / "job.toml"
-    job.write_text(JOB.format(folder=root / name / "in", checkpoint=root / "checkpoint", output=output))
+    job.write_text(made.job(f"{root / name / 'in'}/*.tar", root / "checkpoint", output, replicas=2))
     command = [sys.executable, "-m", "tests.bounds.million", "--drive", str(job)]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     peak = float(subprocess.check_output(command, cwd=ROOT, env=environment))

@@ -24,12 +24,10 @@ from random import Random, SystemRandom
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from actors.indexer import Indexer
 from jobs import run
 from jobs.preflight import check
-from pipeline import config, fit, flow, storage, units
+from pipeline import config, fit, storage, units
 from pipeline.anyres import Geometry
 from pipeline.commit import committed, units_uri
 from pipeline.plan import Plan, plan_uri
@@ -42,20 +40,6 @@ LEFT = 100  # units
 SECONDS, MIB = 5.0, 300  # the bounds
 WRITERS = 32
 GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
-JOB = """
-[input]
-dataset = "resumed"
-uris = ["{at}/in/*.tar"]
-[model]
-path = "{checkpoint}"
-[[prompt]]
-id = "short"
-text = "What is it?"
-[output]
-uri = "{at}/out"
-[cluster]
-gpus_per_replica = 0
-"""
 
 
 def build(at: str, folder: Path, assets: int, side: int) -> tuple[str, list[str]]:
@@ -63,7 +47,7 @@ def build(at: str, folder: Path, assets: int, side: int) -> tuple[str, list[str]
 
     The checkpoint is put into `folder`.
     """
-    job_file = JOB.format(at=at, checkpoint=made.checkpoint(folder / "checkpoint"))
+    job_file = made.job(f"{at}/in/*.tar", made.checkpoint(folder / "checkpoint"), f"{at}/out")
     _write(storage.join(at, "in", f"{i:06d}.tar") for i in range(assets // EACH))
     plan = planned(job_file, side)
     output = storage.join(at, "out")
@@ -96,9 +80,9 @@ def _write(uris: Iterable[str]) -> None:
 def todo(job_file: str) -> list[Unit]:
     """The units that are left, as `jobs.run` finds them. There must be a plan: there is nothing to make one from."""
     ready = check(config.read(job_file))
-    if not storage.exists(plan_uri(ready.job.output.uri, ready.run_id)):
+    plan = run._earlier(ready)
+    if plan is None:
         sys.exit(f"there is no plan of run {ready.run_id}: the code changed since it was written")
-    plan = run._plan(ready, flow.Actor(Indexer, {}), Console(stderr=True))
     have = committed(ready.job.output.uri, plan.run_id)
     return units.longest_first([u for u in plan.units if u.unit_id not in have], SystemRandom())
 

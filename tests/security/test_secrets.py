@@ -36,21 +36,6 @@ KEYS = {
     "AZURE_STORAGE_CONNECTION_STRING": "AccountKey=telltaleAzure7",
     "RAY_AUTH_TOKEN": "7e111a1e" * 8,
 }
-JOB = """
-[input]
-dataset = "secrets"
-uris = ["{folder}/in/*.tar"]
-[model]
-path = "{folder}/checkpoint"
-[[prompt]]
-id = "short"
-text = "What is it?"
-[output]
-uri = "{folder}/out"
-[cluster]
-replicas = 1
-gpus_per_replica = 0
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +56,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
     members = [("good.png", picture(form="PNG")), ("bad.png", b"<html>"), ("bad.mp4", b"<html>")]
     (folder / "in" / "a.tar").write_bytes(tar_bytes(members))
     made.checkpoint(folder / "checkpoint")
-    (folder / "job.toml").write_text(JOB.format(folder=folder))
+    (folder / "job.toml").write_text(made.job(f"{folder}/in/*.tar", folder / "checkpoint", folder / "out"))
     rays = Path(tempfile.mkdtemp(prefix="cm", dir="/tmp"))  # the paths of Ray's sockets must be short
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | KEYS
     environment |= {"HOME": str(folder), "RAY_TMPDIR": str(rays), "RAY_AUTH_MODE": "disabled"}

@@ -26,20 +26,6 @@ USER, QUERY = (
     "?X-Amz-Credential=telltaleCredential6&X-Amz-Signature=telltale7",
 )
 TELLTALES = (*SECRETS.values(), "AKIATELLTALEUSER4", "telltale", "Signature=", "AWS4-HMAC")
-JOB = """
-[input]
-dataset = "secrets"
-uris = ["{uri}/in/*.tar"]
-[model]
-path = "{folder}/checkpoint"
-[[prompt]]
-id = "short"
-text = "What is it?"
-[output]
-uri = "{uri}/out{query}"
-[cluster]
-gpus_per_replica = 0
-"""
 
 
 @pytest.fixture
@@ -95,7 +81,8 @@ def test_a_job_that_is_refused_repeats_nothing_of_the_request(
     uri: str, user: str, query: str, tmp_path: Path
 ) -> None:
     made.checkpoint(tmp_path / "checkpoint")
-    text = JOB.format(uri=uri.replace("s3://", f"s3://{user}"), folder=tmp_path, query=query)
+    with_user = uri.replace("s3://", f"s3://{user}")
+    text = made.job(f"{with_user}/in/*.tar", tmp_path / "checkpoint", f"{with_user}/out{query}")
     with pytest.raises(CaptionmillError) as told:
         check(read(text))
     assert telltales(str(told.value)) == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -11,26 +10,11 @@ from click.testing import CliRunner
 from jobs.cli import main
 from tests import made
 
-JOB = """
-[input]
-dataset = "words"
-uris = [{uri}]
-[model]
-path = "{folder}/checkpoint"
-[[prompt]]
-id = "short"
-text = "What is it?"
-[output]
-uri = "{folder}/out"
-[cluster]
-gpus_per_replica = 0
-"""
-
 
 def told(folder: Path, uri: str) -> str:
     """What `captionmill run` says of a job with this input, which it refuses."""
     made.checkpoint(folder / "checkpoint")
-    (folder / "job.toml").write_text(JOB.format(folder=folder, uri=json.dumps(uri)))
+    (folder / "job.toml").write_text(made.job(uri, folder / "checkpoint", folder / "out"))
     done = CliRunner().invoke(main, ["run", str(folder / "job.toml")])
     assert done.exit_code == 2, done.output
     return done.output
