@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline import local
+from pipeline import local, s3
 from pipeline.errors import StorageError
 from pipeline.retry import QUICK, call
 from pipeline.store_errors import EXPECTED, MissingError, http_status, redact
@@ -31,9 +31,6 @@ __all__ += ["read_range", "redact", "siblings"]
 
 MIB = 1 << 20
 READ_AHEAD = 8 * MIB  # 100 ms at 80 MB/s, so 30 ms to the first byte cost a sequential reader a quarter
-ONE_PUT = (5 << 30) // 2  # s3fs sends one PUT below twice its chunk size; S3 takes 5 GiB in one
-CONNECT_S, ANSWER_S = 5.0, 30.0  # to connect, and between bytes
-QUICK_CONNECT_S, QUICK_ANSWER_S = 1.0, 1.5  # the same for checks before a run
 PROBE = ".captionmill-probe"  # always this name, so that one left by a lost answer goes with the next check
 
 
@@ -150,11 +147,11 @@ def put_new(uri: str, data: bytes) -> bool:
     return True
 
 
-def _write(fs: Any, path: str, data: bytes, answer_s: float = ANSWER_S) -> None:
+def _write(fs: Any, path: str, data: bytes, answer_s: float = s3.ANSWER_S) -> None:
     if isinstance(fs, LocalFileSystem):
         local.put(path, data, replace=True)
     else:
-        fs.pipe_file(path, data, **_one_put(fs, len(data), answer_s))
+        fs.pipe_file(path, data, **(s3.one_put(len(data), answer_s) if s3.serves(fs) else {}))
 
 
 def _create(fs: Any, path: str, data: bytes) -> None:
@@ -162,7 +159,7 @@ def _create(fs: Any, path: str, data: bytes) -> None:
     if isinstance(fs, LocalFileSystem):
         return local.put(path, data, replace=False)
     try:
-        fs.pipe_file(path, data, mode="create", **_one_put(fs, len(data)))
+        fs.pipe_file(path, data, mode="create", **(s3.one_put(len(data)) if s3.serves(fs) else {}))
     except EXPECTED as error:
         # s3fs maps a 412 to FileExistsError only if the answer has a field that AWS and moto send.
         if http_status(error) == 412:
@@ -170,11 +167,6 @@ def _create(fs: Any, path: str, data: bytes) -> None:
         if http_status(error) != 501:
             raise
         _write(fs, path, data)
-
-
-def _one_put(fs: Any, size: int, answer_s: float = ANSWER_S) -> dict[str, Any]:
-    """Keywords for one PUT with a deadline: aiohttp waits for "100 Continue" for ever, whatever its time-outs."""
-    return {"chunksize": ONE_PUT, "timeout": answer_s + size / MIB} if "s3" in fs.protocol else {}
 
 
 def info(uri: str) -> Entry:
@@ -210,12 +202,17 @@ def listing(uri: str) -> list[Entry]:
     """
     fs, path = _open(uri)
     root = path.rstrip("/")
+    found = _below(fs, uri, root)
+    own = ((name, item) for name, item in found if _is_object(name, item) and name.startswith(root + "/"))
+    return sorted((_entry(fs, n, item, n[len(root) + 1 :]) for n, item in own), key=lambda e: e.name)
+
+
+def _below(fs: Any, uri: str, root: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    if s3.serves(fs):
+        return s3.find(fs, uri, root)
     if isinstance(fs, LocalFileSystem):
-        found = call("list", uri, lambda: dict(local.walk(root)))
-    else:
-        found = call("list", uri, lambda: cast(dict[str, Any], fs.find(root, detail=True)))
-    names = [name for name, item in found.items() if _is_object(name, item) and name.startswith(root + "/")]
-    return sorted((_entry(fs, n, found[n], n[len(root) + 1 :]) for n in names), key=lambda e: e.name)
+        return call("list", uri, lambda: list(local.walk(root)))
+    return call("list", uri, lambda: cast(dict[str, Any], fs.find(root, detail=True)).items())
 
 
 def expand(pattern: str) -> list[Entry]:
@@ -251,22 +248,18 @@ def check_readable(uri: str) -> None:
 def check_writable(uri: str) -> None:
     """Raise `StorageError` within about 2 s if objects cannot be written and deleted below `uri`."""
     fs, path = _open(join(uri, PROBE), quick=True)
-    call("write to", uri, lambda: _write(fs, path, b"captionmill", QUICK_ANSWER_S), QUICK)
+    call("write to", uri, lambda: _write(fs, path, b"captionmill", s3.QUICK_ANSWER_S), QUICK)
     with contextlib.suppress(MissingError):  # another driver's check removed it
         call("delete in", uri, lambda: fs.rm_file(path), QUICK)
 
 
 def _open(uri: str, *, quick: bool = False) -> tuple[Any, str]:
-    """The file system of `uri` and the path in it. s3fs is told not to cache and not to retry."""
-    options: dict[str, Any] = {"use_listings_cache": False}
-    s3 = uri.startswith(("s3://", "s3a://"))
-    if s3:
-        connect, answer = (QUICK_CONNECT_S, QUICK_ANSWER_S) if quick else (CONNECT_S, ANSWER_S)
-        config = {"connect_timeout": connect, "read_timeout": answer, "retries": {"total_max_attempts": 1}}
-        options |= {"config_kwargs": config, "max_concurrency": 1}  # above 1, each read begins with a HEAD
+    """The file system of `uri` and the path in it."""
+    on_s3 = uri.startswith(("s3://", "s3a://"))
+    options = {"use_listings_cache": False} | (s3.options(quick=quick) if on_s3 else {})
     fs = call("open", uri, lambda: _filesystem(uri, options))
-    if s3:
-        fs.retries = 1
+    if on_s3:
+        s3.prepare(fs)
     return fs, fs._strip_protocol(uri)
 
 
