@@ -104,7 +104,7 @@ def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
     console.print(f"A replica holds {fit.said(ready.footprint, ready.job.model)}")
     storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
     plan = _earlier(ready)
-    have = committed(output, run_id) & {u.unit_id for u in plan.units} if plan else set[str]()
+    have = committed(output, run_id, plan.unit_ids).intersection(plan.unit_ids) if plan else set[str]()
     _index(ready, _left(plan, have) if plan else ready.shards, made_of.indexer, console)
     plan = plan or _plan(ready)
     metadata = {
@@ -227,7 +227,7 @@ def _compact(output: str, plan: Plan, prompts: int, metadata: Mapping[str, str])
         raise RunError(
             f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
         )
-    compact = publish.Compactor(output, plan.run_id, [u.unit_id for u in plan.units], metadata)
+    compact = publish.Compactor(output, plan.run_id, plan.unit_ids, metadata)
     parts = [
         pa.table({"number": [p.number], "of": [p.of]}) for p in publish.partitions(plan.assets * prompts)
     ]

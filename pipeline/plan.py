@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage, units
@@ -27,6 +27,7 @@ from pipeline.video import n_samples
 
 READERS = 16  # index files read at once: they are small, and a store answers in tens of milliseconds
 COLUMNS = ("media", "widths", "heights", "duration_s", "n_frames", "problem_code")
+AT_ONCE = 4096  # sizes that are priced together
 MISSHAPEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
@@ -50,6 +51,11 @@ class Plan:
         """The sum over all units."""
         sums = np.array([astuple(u.cost) for u in self.units], np.int64).reshape(-1, 3).sum(axis=0)
         return Cost(*(int(n) for n in sums))
+
+    @property
+    def unit_ids(self) -> list[str]:
+        """Of all units, in order."""
+        return [unit.unit_id for unit in self.units]
 
     def index_of(self, unit: Unit) -> str:
         """Where the unit's index rows are."""
@@ -172,21 +178,30 @@ class Pricer:
 
     def __init__(self, geometry: Geometry, video: VideoConfig) -> None:
         self._geometry, self._video = geometry, video
-        self._price = lru_cache(1 << 16)(self._price_of)  # sizes repeat: a cached look-up is 20 times quicker
 
     def __call__(self, table: pa.Table) -> tuple[np.ndarray, int]:
-        """Table with `COLUMNS` → int64 array (rows, 3) of tokens, crops and pixel bytes, and the number of bad rows."""
-        columns = [table.column(name).to_pylist() for name in COLUMNS]
+        """Table with `COLUMNS` → int64 array (rows, 3) of tokens, crops and pixel bytes, and the number of bad rows.
+
+        Single images, which come by the million, are computed together; all else, one by one, is 20 times slower.
+        """
+        good = pc.is_null(table["problem_code"])
+        single = pc.fill_null(pc.and_(good, pc.equal(table["media"], Media.IMAGE.value)), False).to_numpy()
         costs = np.zeros((len(table), 3), np.int64)
-        for i, (media, widths, heights, duration, frames, problem) in enumerate(zip(*columns, strict=True)):
-            if problem is None:
-                costs[i] = self._price(media, tuple(widths), tuple(heights), duration, frames)
-        return costs, len(table) - table.column("problem_code").null_count
+        images = table.filter(single)
+        sizes = np.stack(
+            [pc.list_element(images[name], 0).to_numpy() for name in ("widths", "heights")], axis=1
+        )
+        priced = [self._geometry.image_costs(sizes[i : i + AT_ONCE]) for i in range(0, len(sizes), AT_ONCE)]
+        costs[single] = np.concatenate([np.zeros((0, 3), np.int64), *priced])
+        others = np.flatnonzero(good.to_numpy() & ~single)
+        for i, row in zip(others, table.take(others).select(COLUMNS[:-1]).to_pylist(), strict=True):
+            costs[i] = self._price_of(**row)
+        return costs, len(table) - table["problem_code"].null_count
 
     def _price_of(
-        self, media: str, widths: tuple[int, ...], heights: tuple[int, ...], duration: float, frames: int
+        self, media: str, widths: list[int], heights: list[int], duration_s: float, n_frames: int
     ) -> tuple[int, int, int]:
         sizes = tuple(Size(w, h) for w, h in zip(widths, heights, strict=True))
-        n = n_samples(Clip(sizes[0], duration, frames), self._video) if media == Media.VIDEO else 0
+        n = n_samples(Clip(sizes[0], duration_s, n_frames), self._video) if media == Media.VIDEO else 0
         cost = self._geometry.cost(Media(media), sizes, n)
         return cost.visual_tokens, cost.crops, cost.pixel_bytes

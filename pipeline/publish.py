@@ -131,8 +131,8 @@ def parquet_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
 
 def missing(output: str, plan: Plan) -> list[str]:
     """The ids of units that have no part. What the listing lacks is looked at by name: listings may lag behind."""
-    there, parts = committed(output, plan.run_id), Parts(output, plan.run_id)
-    unlisted = [u.unit_id for u in plan.units if u.unit_id not in there]
+    there, parts = committed(output, plan.run_id, plan.unit_ids), Parts(output, plan.run_id)
+    unlisted = [unit_id for unit_id in plan.unit_ids if unit_id not in there]
     with ThreadPoolExecutor(READERS) as pool:
         found = pool.map(lambda unit: storage.exists(parts.uri(unit)), unlisted)
         return [unit for unit, exists in zip(unlisted, found, strict=True) if not exists]
@@ -159,7 +159,7 @@ def publish(
         counts = {"units": len(plan.units), "cost": asdict(plan.cost)}
         manifest = {"snapshot": new, **counts, "metadata": dict(metadata)}
         storage.put(manifest_uri(output, plan.run_id), _json(manifest))
-    return swap(output, plan.run_id, [unit.unit_id for unit in plan.units])
+    return swap(output, plan.run_id, plan.unit_ids)
 
 
 def swap(output: str, run_id: str, unit_ids: Sequence[str] = ()) -> dict[str, Any]:

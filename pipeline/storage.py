@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -194,25 +194,28 @@ def delete(uri: str) -> None:
         call("delete", uri, lambda: fs.rm_file(path))
 
 
-def listing(uri: str) -> list[Entry]:
+def listing(uri: str, cuts: Sequence[str] = ()) -> list[Entry]:
     """All objects below the folder or prefix `uri`, sorted by name; [] if there are none.
+
+    A store that lists a page at a time is asked for the stretches between `cuts`, sorted names, side by side.
 
     Local symbolic links are left out: they may point out of the folder, or in a circle. A bucket that does
     not exist is a `MissingError`.
     """
     fs, path = _open(uri)
     root = path.rstrip("/")
-    found = _below(fs, uri, root)
-    own = ((name, item) for name, item in found if _is_object(name, item) and name.startswith(root + "/"))
-    return sorted((_entry(fs, n, item, n[len(root) + 1 :]) for n, item in own), key=lambda e: e.name)
 
+    def entry(path: str, item: Mapping[str, Any]) -> Entry | None:
+        own = _is_object(path, item) and path.startswith(root + "/")
+        return _entry(fs, path, item, path[len(root) + 1 :]) if own else None
 
-def _below(fs: Any, uri: str, root: str) -> Iterable[tuple[str, Mapping[str, Any]]]:
     if s3.serves(fs):
-        return s3.find(fs, uri, root)
-    if isinstance(fs, LocalFileSystem):
-        return call("list", uri, lambda: list(local.walk(root)))
-    return call("list", uri, lambda: cast(dict[str, Any], fs.find(root, detail=True)).items())
+        found = s3.find(fs, uri, root, cuts, entry)
+    elif isinstance(fs, LocalFileSystem):
+        found = call("list", uri, lambda: [entry(*item) for item in local.walk(root)])
+    else:
+        found = call("list", uri, lambda: [entry(*item) for item in fs.find(root, detail=True).items()])
+    return sorted(filter(None, found), key=lambda e: e.name)
 
 
 def expand(pattern: str) -> list[Entry]:

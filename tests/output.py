@@ -83,7 +83,7 @@ def captioned(job_file: str, replica: Callable[[Ready], Generator] = lambda read
     storage.put(storage.join(output, "runs", plan.run_id, "plan.json"), plan.to_json().encode())
     metadata = {"captionmill.run_id": plan.run_id, "captionmill.recipe_id": plan.recipe_id}
     _commit(ready, plan, metadata, Captioner(lambda: replica(ready), job.prompts, job.generation))
-    compactor = publish.Compactor(output, plan.run_id, [u.unit_id for u in plan.units], metadata)
+    compactor = publish.Compactor(output, plan.run_id, plan.unit_ids, metadata)
     done = [compactor.compact(publish.Partition(i, 2)) for i in range(2)]
     publish.publish(output, plan, done, metadata)
     return ready

@@ -1,6 +1,6 @@
 """Bounds: going on with a run of 10,000,000 assets, from the first look at its input until what is left is known.
 
-    python -m tests.bounds.resume --assets 10000000 [--side 768] [--at URI]
+    python -m tests.bounds.resume --assets 10000000 [--side 768] [--at URI | --ceph]
 
 The output is one that a run leaves behind: its plan, cut by the real code from the costs of assets of side x side
 pixels, and an object for each unit under the name that a committer gives it. Going on reads nothing else, so shards
@@ -17,8 +17,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
@@ -83,7 +84,7 @@ def todo(job_file: str) -> list[Unit]:
     plan = run._earlier(ready)
     if plan is None:
         sys.exit(f"there is no plan of run {ready.run_id}: the code changed since it was written")
-    have = committed(ready.job.output.uri, plan.run_id)
+    have = committed(ready.job.output.uri, plan.run_id, plan.unit_ids)
     return units.longest_first([u for u in plan.units if u.unit_id not in have], SystemRandom())
 
 
@@ -144,13 +145,23 @@ def _main() -> None:
     parser.add_argument(
         "--at", default="", help="an empty place for shards and output; default: a temporary folder"
     )
+    parser.add_argument("--ceph", action="store_true", help="build on a Ceph gateway that is started for it")
     parser.add_argument("--job", type=Path, help="measure this job's resume in this process, and print JSON")
     given = parser.parse_args()
     if given.job:
         print(json.dumps(measured(given.job.read_text())))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        sys.exit(not _bench(given.at or folder, Path(folder), given.assets, given.side))
+    with tempfile.TemporaryDirectory() as folder, _gateway() if given.ceph else nullcontext(folder) as place:
+        sys.exit(not _bench(given.at or place, Path(folder), given.assets, given.side))
+
+
+@contextmanager
+def _gateway() -> Iterator[str]:
+    """An empty place on a Ceph gateway, which this process and its children find."""
+    from tests.faults.servers import ceph  # imports much, and what is measured is a child
+
+    with ceph() as store, store.entered() as place:
+        yield place
 
 
 if __name__ == "__main__":

@@ -70,12 +70,12 @@ class Inline:
         storage.put(storage.join(output, "recipes", "recipe.json"), ready.recipe.to_json().encode())
         with ThreadPoolExecutor(AT_ONCE) as pool:
             plan = _plan(ready, list(pool.map(lambda shard: self._index(ready, shard), ready.shards)))
-            have = committed(output, plan.run_id)
+            have = committed(output, plan.run_id, plan.unit_ids)
             todo = [unit for unit in plan.units if unit.unit_id not in have]
             list(pool.map(lambda unit: self._caption(ready, plan, unit), todo))
         if missing := publish.missing(output, plan):
             raise RunError(f"{len(missing)} units have no part; start the same command again")
-        compactor = publish.Compactor(output, plan.run_id, [u.unit_id for u in plan.units], {})
+        compactor = publish.Compactor(output, plan.run_id, plan.unit_ids, {})
         done = [compactor.compact(p) for p in publish.partitions(plan.assets * len(ready.job.prompts))]
         publish.publish(output, plan, done, {})
 

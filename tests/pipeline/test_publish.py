@@ -46,7 +46,7 @@ class Run:
 
     def compact(self) -> list[dict[str, Any]]:
         """What the compactor says of each partition."""
-        compactor = Compactor(self.output, self.plan.run_id, [u.unit_id for u in self.plan.units], METADATA)
+        compactor = Compactor(self.output, self.plan.run_id, self.plan.unit_ids, METADATA)
         return [compactor.compact(p) for p in self.partitions]
 
     def publish(self) -> dict[str, Any]:
@@ -351,7 +351,7 @@ def test_a_run_is_published_on_an_object_store(s3: str) -> None:
 
 
 def test_the_compactor_speaks_in_one_row_tables(run: Run) -> None:
-    compactor = Compactor(run.output, "run0", [u.unit_id for u in run.plan.units], METADATA)
+    compactor = Compactor(run.output, "run0", run.plan.unit_ids, METADATA)
 
     said = compactor(pa.table({"number": [1], "of": [3]}))
 

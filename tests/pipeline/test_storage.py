@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -66,6 +67,28 @@ def test_listing_is_recursive_sorted_and_relative(root: str) -> None:
 def test_listing_of_nothing_is_empty(root: str) -> None:
     storage.put(join(root, "xy/a"), b"a name that begins like the folder")
     assert storage.listing(join(root, "x")) == []
+
+
+def test_stretches_between_cuts_are_the_whole_listing(root: str) -> None:
+    for name in ("a", "b", "c/d", "e"):
+        storage.put(join(root, "x", name), b"")
+    whole = [entry.name for entry in storage.listing(join(root, "x"))]
+    for cuts in (["0"], ["b"], ["b", "bb"], ["c/d", "e"], ["a", "b", "z"]):
+        assert [entry.name for entry in storage.listing(join(root, "x"), cuts)] == whole
+
+
+@pytest.mark.parametrize("cuts", [[], ["0500"], ["0002", "1003"]])
+def test_a_listing_of_more_than_a_page_of_s3_is_whole(s3: str, cuts: list[str]) -> None:
+    names = [f"{i:04d}" for i in range(1_004)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: storage.put(join(s3, name), b""), names))
+    assert [entry.name for entry in storage.listing(s3, cuts)] == names
+
+
+def test_a_key_of_any_characters_is_listed_as_it_was_written(s3: str) -> None:
+    name = "a b+%25&<ü>\u2028.tar"
+    storage.put(join(s3, name), b"")
+    assert [(entry.name, storage.read(entry.uri)) for entry in storage.listing(s3)] == [(name, b"")]
 
 
 def test_listing_sees_what_came_a_moment_ago(root: str) -> None:
