@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -189,15 +190,16 @@ class Geometry:
 
         The tiles cut a canvas on which the image, its aspect kept, lies centred on black.
         """
-        size = Size(*picture.size)
+        size, tile = Size(*picture.size), self.tile
         rows, columns = self.grid(size)
-        fitted = picture.resize(_fitted(size, rows * self.tile, columns * self.tile), self.image_filter)
-        canvas = np.zeros((rows * self.tile, columns * self.tile, 3), np.uint8)
-        top, left = (canvas.shape[0] - fitted.height) // 2, (canvas.shape[1] - fitted.width) // 2
-        canvas[top : top + fitted.height, left : left + fitted.width] = np.asarray(fitted)
-        tiles = canvas.reshape(rows, self.tile, columns, self.tile, 3).swapaxes(1, 2)
-        base = np.asarray(picture.resize((self.tile, self.tile), self.image_filter))
-        return np.concatenate([base[None], tiles.reshape(-1, self.tile, self.tile, 3)])
+        fitted = picture.resize(_fitted(size, rows * tile, columns * tile), self.image_filter)
+        top, left = (rows * tile - fitted.height) // 2, (columns * tile - fitted.width) // 2
+        crops = np.empty((1 + rows * columns, tile, tile, 3), np.uint8)
+        crops[0] = np.asarray(picture.resize((tile, tile), self.image_filter))
+        corners = product(range(-top, rows * tile - top, tile), range(-left, columns * tile - left, tile))
+        for crop, (y, x) in zip(crops[1:], corners, strict=True):
+            crop[:] = np.asarray(fitted.crop((x, y, x + tile, y + tile)))  # black where it reaches beyond
+        return crops
 
     def square(self, picture: Image.Image) -> Pixels:
         """One of several RGB images as uint8 (1, tile, tile, 3): padded to a square with the mean colour,

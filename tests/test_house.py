@@ -24,6 +24,7 @@ HEAVY = {
     "actors/slots.py",
     "actors/vision.py",
     "jobs/bench/generation.py",
+    "jobs/bench/preprocessing.py",
     "jobs/bench/prompts.py",
     "jobs/demo/accuracy.py",
     "jobs/demo/hub.py",

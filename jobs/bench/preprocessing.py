@@ -1,0 +1,113 @@
+"""What it costs to make crops of a JPEG, beside transformers' processor for LLaVA-OneVision.
+
+    python -m jobs.bench.preprocessing [--pairs N]
+
+Both sides decode the same bytes with Pillow and resize on one thread, in turns in one process: here to uint8 crops, as
+the preprocessor's child does, there to `pixel_values` in float32 (`LlavaOnevisionImageProcessorPil`). The pictures are
+noise of all scales, as photographs are, at JPEG quality 90. Printed are medians of the ratios of pairs, with their
+spread, milliseconds, and whether the crops are the same to the bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+from transformers import LlavaOnevisionImageProcessorPil
+
+from pipeline import image
+from pipeline.anyres import Geometry
+from pipeline.config import ImageConfig
+from pipeline.types import Media, Pixels
+
+SIZES = [
+    (384, 384),
+    (512, 512),
+    (640, 480),
+    (1024, 768),
+    (1024, 1024),
+    (1920, 1080),
+    (3000, 2000),
+    (4000, 3000),
+]
+SEED, QUALITY = 0, 90
+GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
+
+
+def photograph(width: int, height: int) -> bytes:
+    """A JPEG whose detail is spread over all scales, as a photograph's is."""
+    dice, picture = np.random.default_rng([SEED, width, height]), np.zeros((height, width, 3))
+    for side in (4, 16, 64, 256, 1024):
+        noise = dice.integers(0, 256, (min(side, height), min(side, width), 3), np.uint8)
+        picture += np.asarray(Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC))
+    stream = io.BytesIO()
+    Image.fromarray((picture / 5).astype(np.uint8)).save(stream, "JPEG", quality=QUALITY)
+    return stream.getvalue()
+
+
+def ours(data: bytes) -> Pixels:
+    """uint8 (crops, tile, tile, 3)."""
+    return GEOMETRY.cut(image.decode(data, ImageConfig()), Media.IMAGE)
+
+
+class Peer:
+    """transformers' processor, with the settings of the published checkpoints, which are its defaults."""
+
+    def __init__(self) -> None:
+        self._processor: Any = LlavaOnevisionImageProcessorPil()
+
+    def __call__(self, data: bytes) -> np.ndarray:
+        """float32 (crops, 3, tile, tile)."""
+        picture = Image.open(io.BytesIO(data)).convert("RGB")
+        pixels: np.ndarray = self._processor(picture, return_tensors="np")["pixel_values"][0]
+        return pixels
+
+
+def timed(side: Callable[[bytes], Any], data: bytes) -> float:
+    """Seconds of CPU: nothing here waits, and other processes shall not count."""
+    begun = time.process_time()
+    side(data)
+    return time.process_time() - begun
+
+
+def same(crops: Pixels, pixels: np.ndarray) -> bool:
+    """Whether the peer's values, their normalisation undone, are the crops."""
+    mean, std = (np.array(colours)[:, None, None] for colours in (GEOMETRY.mean, GEOMETRY.std))
+    values = (pixels * std + mean) * 255
+    return np.array_equal(np.rint(values).astype(np.uint8).transpose(0, 2, 3, 1), crops)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pairs", type=int, default=5)
+    given, peer, console = parser.parse_args(), Peer(), Console(soft_wrap=True)
+    console.print(
+        f"JPEG quality {QUALITY}, seed {SEED}, one thread, CPU time, medians of {given.pairs} pairs\n"
+        "       size  crops  here, ms  there, ms  ratio          bytes  same crops"
+    )
+    medians = []
+    for width, height in SIZES:
+        data = photograph(width, height)
+        crops, pixels = ours(data), peer(data)  # warm up
+        rounds = [(timed(ours, data), timed(peer, data)) for _ in range(given.pairs)]
+        ratios = sorted(there / here for here, there in rounds)
+        medians.append(statistics.median(ratios))
+        here, there = (statistics.median(side) * 1e3 for side in zip(*rounds, strict=True))
+        console.print(
+            f"{width:>4} x {height:<4}{len(crops):7}{here:10.1f}{there:11.1f}{medians[-1]:7.2f} "
+            f"({ratios[0]:.2f}-{ratios[-1]:.2f}) {pixels.nbytes / crops.nbytes:.2f}"
+            f"  {'yes' if same(crops, pixels) else 'NO'}"
+        )
+    console.print(f"geometric mean {statistics.geometric_mean(medians):.2f}, least {min(medians):.2f}")
+
+
+if __name__ == "__main__":
+    main()
