@@ -152,7 +152,8 @@ class Geometry:
         if not self.max_tiles:
             return maps
         ratio = np.sqrt(maps.prod(axis=1, keepdims=True) / (self.max_tiles * self.patches**2))
-        return np.where(ratio > 1.1, maps // ratio, maps).astype(np.int64)
+        smaller = maps // np.maximum(ratio, 1)  # of a strip nothing but padding may be left: 0 / 0
+        return np.where(ratio > 1.1, smaller, maps).astype(np.int64)
 
     def tokens(self, media: Media, sizes: Sequence[Size], n_frames: int) -> tuple[int, ...]:
         """Visual tokens of each placeholder that the chat template writes: one per image, one for a whole clip.

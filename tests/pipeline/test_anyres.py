@@ -117,6 +117,11 @@ def test_packed_rows_and_newlines_are_the_image_tokens() -> None:
         assert REAL.image_tokens(size) == 27 * 27 + rows * (columns + 1)
 
 
+def test_of_a_strip_that_is_all_padding_the_base_crop_is_left() -> None:
+    assert small().packed(Size(1000, 1)) == (0, 4)
+    assert small().image_tokens(Size(1000, 1)) == 16
+
+
 def test_unpadding_leaves_even_margins() -> None:
     rows, columns = REAL.unpadded(Size(640, 480))
 
