@@ -262,7 +262,7 @@ def _open(uri: str, *, quick: bool = False) -> tuple[Any, str]:
     options = {"use_listings_cache": False} | (s3.options(quick=quick) if on_s3 else {})
     fs = call("open", uri, lambda: _filesystem(uri, options))
     if on_s3:
-        s3.prepare(fs)
+        call("open", uri, lambda: s3.prepare(fs))
     return fs, fs._strip_protocol(uri)
 
 

@@ -77,12 +77,12 @@ def test_stretches_between_cuts_are_the_whole_listing(root: str) -> None:
         assert [entry.name for entry in storage.listing(join(root, "x"), cuts)] == whole
 
 
-@pytest.mark.parametrize("cuts", [[], ["0500"], ["0002", "1003"]])
-def test_a_listing_of_more_than_a_page_of_s3_is_whole(s3: str, cuts: list[str]) -> None:
+def test_a_listing_of_more_than_a_page_of_s3_is_whole(s3: str) -> None:
     names = [f"{i:04d}" for i in range(1_004)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: storage.put(join(s3, name), b""), names))
-    assert [entry.name for entry in storage.listing(s3, cuts)] == names
+    for cuts in ([], ["0500"], ["0002", "1003"]):
+        assert [entry.name for entry in storage.listing(s3, cuts)] == names
 
 
 def test_a_key_of_any_characters_is_listed_as_it_was_written(s3: str) -> None:
