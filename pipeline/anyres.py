@@ -109,8 +109,8 @@ class Geometry:
 
     def image_tokens(self, size: Size) -> int:
         """Visual tokens of one image: the base crop's, the packed map's, and a newline per row."""
-        rows, columns = self.packed(size)
-        return self.patches**2 + rows * (columns + 1)
+        (tokens,) = self._image_tokens(np.array([self.packed(size)]))
+        return int(tokens)
 
     def image_costs(self, sizes: Ints) -> Ints:
         """`cost` of assets of one tiled image each: (n, 2) widths and heights → (n, 3) tokens, crops, bytes.
@@ -118,9 +118,14 @@ class Geometry:
         It takes n x 36 int64 a few times over: 4,096 sizes at once stay in a cache of 8 MB.
         """
         grids = self._grids(sizes)
-        rows, columns = self._packed(self._unpadded(sizes, grids)).T
+        tokens = self._image_tokens(self._packed(self._unpadded(sizes, grids)))
         crops = 1 + grids.prod(axis=1)
-        return np.stack([self.patches**2 + rows * (columns + 1), crops, crops * self._crop_bytes], axis=1)
+        return np.stack([tokens, crops, crops * self._crop_bytes], axis=1)
+
+    def _image_tokens(self, packed: Ints) -> Ints:
+        rows, columns = packed.T
+        tokens: Ints = self.patches**2 + rows * (columns + 1)
+        return tokens
 
     @property
     def _crop_bytes(self) -> int:

@@ -14,7 +14,7 @@ from aiobotocore.session import AioSession
 from pipeline.retry import call
 
 MIB = 1 << 20
-LISTERS = 8
+LISTERS = 8  # stretches at once, each with a page of 1,000 objects in memory
 Item = Mapping[str, Any]
 T = TypeVar("T")
 ONE_PUT = (5 << 30) // 2  # s3fs sends one PUT below twice its chunk size; S3 takes 5 GiB in one
@@ -23,7 +23,7 @@ QUICK_CONNECT_S, QUICK_ANSWER_S = 1.0, 1.5  # the same for checks before a run
 
 
 def serves(fs: Any) -> bool:
-    """Whether the file system is s3fs's."""
+    """Whether the file system, or its class, is s3fs's."""
     return "s3" in fs.protocol
 
 

@@ -258,18 +258,19 @@ def check_writable(uri: str) -> None:
 
 def _open(uri: str, *, quick: bool = False) -> tuple[Any, str]:
     """The file system of `uri` and the path in it."""
-    on_s3 = uri.startswith(("s3://", "s3a://"))
-    options = {"use_listings_cache": False} | (s3.options(quick=quick) if on_s3 else {})
-    fs = call("open", uri, lambda: _filesystem(uri, options))
-    if on_s3:
-        call("open", uri, lambda: s3.prepare(fs))
+    fs = call("open", uri, lambda: _filesystem(uri, quick=quick))
     return fs, fs._strip_protocol(uri)
 
 
-def _filesystem(uri: str, options: Mapping[str, Any]) -> Any:
+def _filesystem(uri: str, *, quick: bool) -> Any:
     # Not fsspec.url_to_fs: it takes "::" in a name for a chain of addresses, and names come from strangers.
     kind = fsspec.get_filesystem_class(fsspec.core.split_protocol(uri)[0] or "file")
-    return kind(**{**kind._get_kwargs_from_urls(uri), **options})
+    given = {**kind._get_kwargs_from_urls(uri), "use_listings_cache": False}
+    if not s3.serves(kind):
+        return kind(**given)
+    fs = kind(**given, **s3.options(quick=quick))
+    s3.prepare(fs)
+    return fs
 
 
 def _is_object(name: str, item: Mapping[str, Any]) -> bool:

@@ -67,9 +67,9 @@ def theirs(path: Path) -> Iterator[Any]:
 
 def reader(path: Path) -> Iterator[Any]:
     """The blocks, as a task of Ray Data makes them."""
-    reader = WebDatasetDatasource(str(path), decoder=None)
+    source = WebDatasetDatasource(str(path), decoder=None)
     with pa.OSFile(str(path)) as stream:
-        yield from reader._read_stream(stream, str(path))
+        yield from source._read_stream(stream, str(path))
 
 
 def timed(side: Callable[[], Iterator[Any]]) -> float:
