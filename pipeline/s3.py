@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 from xml.etree import ElementTree
-
-from aiobotocore.session import AioSession
 
 from pipeline.retry import call
 
@@ -19,7 +18,8 @@ Item = Mapping[str, Any]
 T = TypeVar("T")
 ONE_PUT = (5 << 30) // 2  # s3fs sends one PUT below twice its chunk size; S3 takes 5 GiB in one
 CONNECT_S, ANSWER_S = 5.0, 30.0  # to connect, and between bytes
-QUICK_CONNECT_S, QUICK_ANSWER_S = 1.0, 1.5  # the same for checks before a run
+QUICK_S = 2.0  # for the whole answer to a check before a run
+_MAKING = Lock()
 
 
 def serves(fs: Any) -> bool:
@@ -27,20 +27,26 @@ def serves(fs: Any) -> bool:
     return "s3" in fs.protocol
 
 
-def options(*, quick: bool) -> dict[str, Any]:
-    """What s3fs is made with: time-outs, and no retries of botocore's."""
-    connect, answer = (QUICK_CONNECT_S, QUICK_ANSWER_S) if quick else (CONNECT_S, ANSWER_S)
-    config = {"connect_timeout": connect, "read_timeout": answer, "retries": {"total_max_attempts": 1}}
-    return {"config_kwargs": config, "max_concurrency": 1}  # above 1, each read begins with a HEAD
+def options() -> dict[str, Any]:
+    """What s3fs is made with: time-outs, no retries of botocore's, no HEAD before each read.
+
+    A new one each time: botocore writes into it, and what differs is another client to fsspec.
+    """
+    config = {"connect_timeout": CONNECT_S, "read_timeout": ANSWER_S, "retries": {"total_max_attempts": 1}}
+    return {"config_kwargs": config, "max_concurrency": 1}
 
 
 def prepare(fs: Any) -> None:
     """Take the retries of s3fs away, have it read listings fast, and make its client.
 
-    That takes 0.3 s of a quiet machine, and s3fs would count it into the deadline of the first request.
+    That takes 0.1 to 0.3 s, and s3fs would count it into the deadline of the first request.
     """
     fs.retries = 1
-    if fs.session is None:
+    with _MAKING:  # threads share the file system
+        if fs.session is not None:
+            return
+        from aiobotocore.session import AioSession  # 16 MiB, which runs on other stores do without
+
         session = AioSession(**fs.kwargs)  # as s3fs makes its own when it first connects
         listens = session.get_component("event_emitter").register_first
         listens("before-parse.s3.ListObjectsV2", _read_page)
@@ -57,60 +63,67 @@ def _read_page(response_dict: dict[str, Any], customized_response_dict: dict[str
         page = ElementTree.fromstring(response_dict["body"])
     except ElementTree.ParseError:
         return  # botocore says so
-    if _name(page) != "ListBucketResult":
+    if not page.tag.endswith("ListBucketResult"):
         return
-    objects = [element for element in page if _name(element) == "Contents"]
-    page[:] = [element for element in page if _name(element) != "Contents"]
+    space = page.tag.removesuffix("ListBucketResult")  # some stores leave it out
+    objects = page.findall(f"{space}Contents")
+    for element in objects:
+        page.remove(element)
     response_dict["body"] = ElementTree.tostring(page)
-    customized_response_dict["Contents"] = [_object(element) for element in objects]
+    customized_response_dict["Contents"] = [_object(element, space) for element in objects]
 
 
-def _object(element: ElementTree.Element) -> dict[str, Any]:
-    said = {_name(field): field.text or "" for field in element}
+def _object(element: ElementTree.Element, space: str) -> dict[str, Any]:
+    etag = element.findtext(f"{space}ETag")
     return {
-        "Key": said["Key"],
-        "Size": int(said["Size"]),
-        "LastModified": datetime.fromisoformat(said["LastModified"]),
-        **({"ETag": said["ETag"]} if "ETag" in said else {}),
+        "Key": element.findtext(f"{space}Key"),
+        "Size": int(element.findtext(f"{space}Size", "")),
+        "LastModified": datetime.fromisoformat(element.findtext(f"{space}LastModified", "")),
+        **({} if etag is None else {"ETag": etag}),
     }
 
 
-def _name(element: ElementTree.Element) -> str:
-    """Without its namespace, which some stores leave out."""
-    return element.tag.rpartition("}")[2]
-
-
-def one_put(size: int, answer_s: float = ANSWER_S) -> dict[str, Any]:
+def one_put(size: int) -> dict[str, Any]:
     """Keywords for one PUT with a deadline: aiohttp waits for "100 Continue" for ever, whatever its time-outs."""
-    return {"chunksize": ONE_PUT, "timeout": answer_s + size / MIB}
+    return {"chunksize": ONE_PUT, "timeout": ANSWER_S + size / MIB}
 
 
-def find(fs: Any, uri: str, root: str, cuts: Sequence[str], make: Callable[[str, Item], T]) -> list[T]:
-    """`make(path, what s3fs would say of it)` of each object below the folder `root`, in S3's order.
+def find(
+    fs: Any,
+    uri: str,
+    folder: str,
+    make: Callable[[str, Item], T],
+    cuts: Sequence[str] = (),
+    *,
+    deep: bool = True,
+) -> list[T]:
+    """`make(path, what s3fs would say of it)` of each object in the folder, with `deep` below it, in S3's order.
 
-    Pages of 1,000 come one after another, for each names the next. With `cuts`, sorted names below `root`, the
+    Pages of 1,000 come one after another, for each names the next. With `cuts`, sorted names in the folder, the
     stretches between them are listed side by side. A page that fails is asked for again by itself.
     """
-    bucket, key, _ = fs.split_path(root)
+    bucket, key, _ = fs.split_path(folder)
     prefix = f"{key}/" if key else ""
+    asked = {"Bucket": bucket, "Prefix": prefix, **fs.req_kw} | ({} if deep else {"Delimiter": "/"})
     ends = [prefix + cut for cut in cuts]
     with ThreadPoolExecutor(LISTERS) as pool:
-        listed = pool.map(partial(_stretch, fs, uri, (bucket, prefix), make), ["", *ends], [*ends, ""])
+        listed = pool.map(partial(_stretch, fs, uri, asked, make), ["", *ends], [*ends, ""])
         return [found for stretch in listed for found in stretch]
 
 
 def _stretch(
-    fs: Any, uri: str, below: tuple[str, str], make: Callable[[str, Item], T], after: str, last: str
+    fs: Any, uri: str, asked: Mapping[str, str], make: Callable[[str, Item], T], after: str, last: str
 ) -> list[T]:
-    """The objects whose keys begin with the prefix and are in (after, last]; "" is no bound."""
-    bucket, prefix = below
-    asked = {"Bucket": bucket, "Prefix": prefix, **fs.req_kw} | ({"StartAfter": after} if after else {})
+    """The objects that are asked for and whose keys are in (after, last]; "" is no bound."""
+    more = {"StartAfter": after} if after else {}
     stretch: list[T] = []
     while True:
-        page = call("list", uri, lambda: fs.call_s3("list_objects_v2", **asked))
+        page = call("list", uri, lambda: fs.call_s3("list_objects_v2", **asked, **more))
         objects = page.get("Contents", [])
         inside = [o for o in objects if not last or o["Key"] <= last]
-        stretch += [make(f"{bucket}/{o['Key']}", o | {"type": "file", "size": o["Size"]}) for o in inside]
+        stretch += [
+            make(f"{asked['Bucket']}/{o['Key']}", o | {"type": "file", "size": o["Size"]}) for o in inside
+        ]
         if not page.get("IsTruncated") or len(inside) < len(objects) or (last and objects[-1]["Key"] == last):
             return stretch
-        asked["ContinuationToken"] = page["NextContinuationToken"]
+        more["ContinuationToken"] = page["NextContinuationToken"]

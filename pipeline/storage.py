@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -18,9 +19,11 @@ from typing import Any, BinaryIO, cast
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 
 from pipeline import local, s3
 from pipeline.errors import StorageError
+from pipeline.patterns import is_glob
 from pipeline.retry import QUICK, call
 from pipeline.store_errors import EXPECTED, MissingError, http_status, redact
 from pipeline.streams import Ranges, ahead
@@ -147,11 +150,11 @@ def put_new(uri: str, data: bytes) -> bool:
     return True
 
 
-def _write(fs: Any, path: str, data: bytes, answer_s: float = s3.ANSWER_S) -> None:
+def _write(fs: Any, path: str, data: bytes, **given: Any) -> None:
     if isinstance(fs, LocalFileSystem):
         local.put(path, data, replace=True)
     else:
-        fs.pipe_file(path, data, **(s3.one_put(len(data), answer_s) if s3.serves(fs) else {}))
+        fs.pipe_file(path, data, **(s3.one_put(len(data)) if s3.serves(fs) else {}) | given)
 
 
 def _create(fs: Any, path: str, data: bytes) -> None:
@@ -210,7 +213,7 @@ def listing(uri: str, cuts: Sequence[str] = ()) -> list[Entry]:
         return _entry(fs, path, item, path[len(root) + 1 :]) if own else None
 
     if s3.serves(fs):
-        found = s3.find(fs, uri, root, cuts, entry)
+        found = s3.find(fs, uri, root, entry, cuts)
     elif isinstance(fs, LocalFileSystem):
         found = call("list", uri, lambda: [entry(*item) for item in local.walk(root)])
     else:
@@ -221,54 +224,75 @@ def listing(uri: str, cuts: Sequence[str] = ()) -> list[Entry]:
 def expand(pattern: str) -> list[Entry]:
     """The objects that match a glob (`*`, `?`, `[…]`, `**`), sorted by uri; local links to files count as files."""
     fs, path = _open(pattern)
-    return _level(fs, pattern, lambda: fs.glob(path, detail=True))
+    folder, _, name = path.rpartition("/")
+    if is_glob(folder) or name == "**":
+        found = call("list", pattern, lambda: fs.glob(path, detail=True))
+        return _files(fs, found.items())
+    matches = re.compile(glob_translate(name)).match
+    return [entry for entry in _level(fs, pattern, folder) if matches(entry.name)]
 
 
 def siblings(uri: str) -> list[Entry]:
     """The objects in the folder that `uri` is in, not below it: one LIST instead of a HEAD for each."""
-    fs, path = _open(uri.rpartition("/")[0])
-    return _level(fs, uri, lambda: {item["name"]: item for item in fs.ls(path, detail=True)})
+    fs, folder = _open(uri.rpartition("/")[0])
+    return _level(fs, uri, folder)
 
 
-def _level(fs: Any, uri: str, action: Callable[[], dict[str, Any]]) -> list[Entry]:
+def _level(fs: Any, uri: str, folder: str) -> list[Entry]:
+    """The objects in the folder, not below it; [] where there is none."""
     try:
-        found = call("list", uri, action)
+        if s3.serves(fs):
+            return _files(fs, s3.find(fs, uri, folder, lambda *item: item, deep=False))
+        found = call("list", uri, lambda: fs.ls(folder or "/", detail=True))
     except MissingError:
         return []
-    for name in [name for name, item in found.items() if item.get("islink")]:
-        with contextlib.suppress(FileNotFoundError):  # a link to nothing stays what it is, no file
-            found[name] = fs.info(name)
-    names = [name for name, item in found.items() if _is_object(name, item)]
-    return sorted((_entry(fs, n, found[n], n.rpartition("/")[2]) for n in names), key=lambda e: e.uri)
+    return _files(fs, ((item["name"], item) for item in found if item["name"].startswith(f"{folder}/")))
+
+
+def _files(fs: Any, found: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Entry]:
+    """The objects among them, sorted by uri."""
+    entries = []
+    for path, item in found:
+        if item.get("islink"):
+            with contextlib.suppress(FileNotFoundError):  # a link to nothing stays what it is, no file
+                item = fs.info(path)
+        if _is_object(path, item):
+            entries.append(_entry(fs, path, item, path.rpartition("/")[2]))
+    return sorted(entries, key=lambda e: e.uri)
 
 
 def check_readable(uri: str) -> None:
     """Raise `StorageError` within about 2 s if the object, folder or bucket at `uri` cannot be looked at."""
-    fs, path = _open(uri, quick=True)
-    call("look at", uri, lambda: fs.info(path), QUICK)
+    fs, path = _open(uri)
+    call("look at", uri, lambda: fs.info(path, **_quickly(fs)), QUICK)
 
 
 def check_writable(uri: str) -> None:
     """Raise `StorageError` within about 2 s if objects cannot be written and deleted below `uri`."""
-    fs, path = _open(join(uri, PROBE), quick=True)
-    call("write to", uri, lambda: _write(fs, path, b"captionmill", s3.QUICK_ANSWER_S), QUICK)
+    fs, path = _open(join(uri, PROBE))
+    call("write to", uri, lambda: _write(fs, path, b"captionmill", **_quickly(fs)), QUICK)
     with contextlib.suppress(MissingError):  # another driver's check removed it
-        call("delete in", uri, lambda: fs.rm_file(path), QUICK)
+        call("delete in", uri, lambda: fs.rm_file(path, **_quickly(fs)), QUICK)
 
 
-def _open(uri: str, *, quick: bool = False) -> tuple[Any, str]:
+def _quickly(fs: Any) -> dict[str, float]:
+    """Keywords for a request that somebody waits for."""
+    return {"timeout": s3.QUICK_S} if s3.serves(fs) else {}
+
+
+def _open(uri: str) -> tuple[Any, str]:
     """The file system of `uri` and the path in it."""
-    fs = call("open", uri, lambda: _filesystem(uri, quick=quick))
+    fs = call("open", uri, lambda: _filesystem(uri))
     return fs, fs._strip_protocol(uri)
 
 
-def _filesystem(uri: str, *, quick: bool) -> Any:
+def _filesystem(uri: str) -> Any:
     # Not fsspec.url_to_fs: it takes "::" in a name for a chain of addresses, and names come from strangers.
     kind = fsspec.get_filesystem_class(fsspec.core.split_protocol(uri)[0] or "file")
     given = {**kind._get_kwargs_from_urls(uri), "use_listings_cache": False}
     if not s3.serves(kind):
         return kind(**given)
-    fs = kind(**given, **s3.options(quick=quick))
+    fs = kind(**given, **s3.options())
     s3.prepare(fs)
     return fs
 

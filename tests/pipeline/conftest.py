@@ -80,3 +80,11 @@ def write_tar(tmp_path: Path) -> WriteTar:
         return shard(path)
 
     return write
+
+
+@pytest.fixture(params=["local", "s3", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new empty folder in each kind of store."""
+    if request.param == "local":
+        return str(tmp_path / "out")
+    return str(request.getfixturevalue("s3")) if request.param == "s3" else f"memory://{tmp_path.name}"

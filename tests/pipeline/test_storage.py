@@ -19,14 +19,6 @@ from pipeline.errors import StorageError
 from pipeline.storage import MissingError, join
 
 
-@pytest.fixture(params=["local", "s3", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new empty folder in each kind of store."""
-    if request.param == "local":
-        return str(tmp_path / "out")
-    return str(request.getfixturevalue("s3")) if request.param == "s3" else f"memory://{tmp_path.name}"
-
-
 def test_what_was_put_is_read(root: str) -> None:
     storage.put(join(root, "a/b.bin"), b"hello")
     assert storage.read(join(root, "a/b.bin")) == b"hello"
@@ -55,72 +47,11 @@ def test_range_beyond_the_end_is_an_error(root: str, start: int, stop: int) -> N
         storage.read_range(join(root, "a"), start, stop)
 
 
-def test_listing_is_recursive_sorted_and_relative(root: str) -> None:
-    for name in ("x/b", "x/a/c", "y"):
-        storage.put(join(root, name), name.encode())
-    assert [(e.name, e.size, e.uri) for e in storage.listing(join(root, "x"))] == [
-        ("a/c", 5, join(root, "x/a/c")),
-        ("b", 3, join(root, "x/b")),
-    ]
-
-
-def test_listing_of_nothing_is_empty(root: str) -> None:
-    storage.put(join(root, "xy/a"), b"a name that begins like the folder")
-    assert storage.listing(join(root, "x")) == []
-
-
-def test_stretches_between_cuts_are_the_whole_listing(root: str) -> None:
-    for name in ("a", "b", "c/d", "e"):
-        storage.put(join(root, "x", name), b"")
-    whole = [entry.name for entry in storage.listing(join(root, "x"))]
-    for cuts in (["0"], ["b"], ["b", "bb"], ["c/d", "e"], ["a", "b", "z"]):
-        assert [entry.name for entry in storage.listing(join(root, "x"), cuts)] == whole
-
-
-def test_a_listing_of_more_than_a_page_of_s3_is_whole(s3: str) -> None:
-    names = [f"{i:04d}" for i in range(1_004)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda name: storage.put(join(s3, name), b""), names))
-    for cuts in ([], ["0500"], ["0002", "1003"]):
-        assert [entry.name for entry in storage.listing(s3, cuts)] == names
-
-
-def test_a_key_of_any_characters_is_listed_as_it_was_written(s3: str) -> None:
-    name = "a b+%25&<ü>\u2028.tar"
-    storage.put(join(s3, name), b"")
-    assert [(entry.name, storage.read(entry.uri)) for entry in storage.listing(s3)] == [(name, b"")]
-
-
-def test_listing_sees_what_came_a_moment_ago(root: str) -> None:
-    storage.put(join(root, "x/a"), b"")
-    storage.listing(join(root, "x"))
-    storage.put(join(root, "x/b"), b"")
-    assert [e.name for e in storage.listing(join(root, "x"))] == ["a", "b"]
-
-
-def test_listing_info_and_expand_agree_on_etags(root: str) -> None:
-    storage.put(join(root, "x/a.tar"), b"1")
-    found = [storage.info(join(root, "x/a.tar")), *storage.listing(join(root, "x"))]
-    found += storage.expand(join(root, "x/*.tar"))
-    assert len({(e.uri, e.size, e.etag, e.name) for e in found}) == 1
-
-
 def test_etag_changes_with_the_content(root: str) -> None:
     storage.put(join(root, "a"), b"1")
     before = storage.info(join(root, "a")).etag
     storage.put(join(root, "a"), b"2")
     assert storage.info(join(root, "a")).etag not in ("", before)
-
-
-def test_expand_matches_one_level(root: str) -> None:
-    for name in ("a.tar", "b.tar", "c.txt", "d/e.tar"):
-        storage.put(join(root, name), b"")
-    assert [e.name for e in storage.expand(join(root, "*.tar"))] == ["a.tar", "b.tar"]
-
-
-def test_siblings_of_a_name_with_magic_characters(tmp_path: Path) -> None:
-    storage.put(str(tmp_path / "a[1]" / "x"), b"")
-    assert [e.name for e in storage.siblings(str(tmp_path / "a[1]" / "y"))] == ["x"]
 
 
 def test_a_missing_object_is_told_apart(root: str) -> None:
@@ -305,3 +236,10 @@ def test_a_dead_endpoint_is_noticed_soon(monkeypatch: pytest.MonkeyPatch, check:
                 check("s3://bucket/prefix")
             assert time.monotonic() - start < 20  # two seconds; the ordinary client tries for minutes
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_threads_share_the_client_of_s3(s3: str) -> None:
+    storage.put(join(s3, "a"), b"")
+    with ThreadPoolExecutor(4) as pool:
+        clients = list(pool.map(lambda _: storage._filesystem(s3).s3, range(8)))
+    assert all(client is clients[0] for client in clients)
