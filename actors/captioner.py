@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import pyarrow as pa
 
+from actors.gate import Gate
 from actors.ledger import Ledger
 from pipeline import messages
 from pipeline.commit import Parts
@@ -68,8 +68,9 @@ class Generator(Protocol):
 class Captioner:
     """Captions work units with one generator, which `replica` builds where the captioner lives.
 
-    Captioners that may take over each other's units share a `ledger`. A unit that `parts` has by now is passed on
-    as done: it may have waited here for minutes, while another driver was at it.
+    Two threads may each caption a unit: the generator continues both together, so that the end of one does not leave
+    it idle. Captioners that may take over each other's units share a `ledger`. A unit that `parts` has by now is
+    passed on as done: it may have waited here for minutes, while another driver was at it.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Captioner:
         self._prompts = tuple(prompts)
         self._settings = settings
         self._ledger = ledger or Ledger()
+        self._gate = Gate()
         self._parts = parts
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -109,44 +111,58 @@ class Captioner:
         """
         if self._failure:
             raise self._failure
-        unit_id = prepared.unit.unit_id
+        answers = [*prepared.problems, *self._answers(prepared)]
+        self._ledger.end(prepared.unit.unit_id)
+        rank = {prompt.id: i for i, prompt in enumerate(self._prompts)}
+        answers.sort(key=lambda a: (a.position, -1 if a.prompt_id is None else rank[a.prompt_id]))
+        views = tuple(sample.view for sample in prepared.samples)
+        return Captioned(prepared.unit, prepared.assets, views, tuple(answers))
+
+    def _answers(self, prepared: Prepared) -> Iterator[Answer]:
+        """The answers of the unit, in no order.
+
+        Beside those of another unit, but for what memory does not suffice for, and for a unit that replicas died of: in
+        company nobody could tell whose fault it is.
+        """
+        with self._gate.together():
+            apart = self._begin(prepared.unit.unit_id) >= UNIT_DEATHS
+            answers, requests = self._asked(prepared, () if apart else prepared.samples)
+            done, left, _ = self._tried(requests)
+        yield from [*answers, *done]
+        if apart:
+            yield from self._apart(prepared)
+        if left:
+            with self._gate.alone():
+                yield from self._halved(left)
+
+    def _begin(self, unit_id: str) -> int:
+        """How many replicas died of the unit. RunError where it must be the machine."""
         deaths = self._ledger.begin(unit_id)
         if deaths >= MACHINE_DEATHS:
             said = f"{deaths} replicas died of unit {unit_id}, and not of one of its assets"
             raise RunError(
                 f"{said}; look for the cause in Ray's logs and the kernel's, then start the run again"
             )
-        run = self._answers if deaths < UNIT_DEATHS else self._apart
-        answers = [*prepared.problems, *run(prepared)]
-        self._ledger.end(unit_id)
-        rank = {prompt.id: i for i, prompt in enumerate(self._prompts)}
-        answers.sort(key=lambda a: (a.position, -1 if a.prompt_id is None else rank[a.prompt_id]))
-        views = tuple(sample.view for sample in prepared.samples)
-        return Captioned(prepared.unit, prepared.assets, views, tuple(answers))
+        return deaths
 
     def _apart(self, prepared: Prepared) -> Iterator[Answer]:
         """The answers of a unit that replicas died of, sample by sample, and a problem for each that one dies of."""
         unit_id = prepared.unit.unit_id
         for sample in prepared.samples:
             position = sample.view.position
-            if self._ledger.begin(unit_id, position) >= ASSET_DEATHS:
-                message = f"{ASSET_DEATHS} replicas died when they had this asset alone"
-                yield _answer(sample, None, Problem(Stage.GENERATE, Code.REPLICA_DIED, message))
-            else:
-                yield from self._answers(replace(prepared, samples=(sample,)))
-                self._ledger.end(unit_id, position)
+            with self._gate.alone():
+                if self._ledger.begin(unit_id, position) >= ASSET_DEATHS:
+                    message = f"{ASSET_DEATHS} replicas died when they had this asset alone"
+                    yield _answer(sample, None, Problem(Stage.GENERATE, Code.REPLICA_DIED, message))
+                else:
+                    answers, requests = self._asked(prepared, [sample])
+                    yield from [*answers, *self._alone(requests)]
+                    self._ledger.end(unit_id, position)
 
-    def _answers(self, prepared: Prepared) -> Iterator[Answer]:
-        """The answers of the samples, in no order."""
-        requests = []
-        for sample in prepared.samples:
-            for asked in self._ask(sample, prepared.assets[sample.view.position].text):
-                match asked:
-                    case Request():
-                        requests.append(asked)
-                    case Answer():
-                        yield asked
-        yield from (_answer(r.sample, r.prompt_id, outcome) for r, outcome in self._generate(requests))
+    def _asked(self, prepared: Prepared, samples: Sequence[Sample]) -> tuple[list[Answer], list[Request]]:
+        """Of these samples of the unit: the answers that need no model, and the requests."""
+        asked = [one for s in samples for one in self._ask(s, prepared.assets[s.view.position].text)]
+        return [a for a in asked if isinstance(a, Answer)], [r for r in asked if isinstance(r, Request)]
 
     def _ask(self, sample: Sample, text: Mapping[str, str]) -> list[Request | Answer]:
         """A request, or the problem instead, from each prompt that asks about the sample's kind."""
@@ -161,25 +177,34 @@ class Captioner:
         except MediaError as error:
             return _answer(sample, prompt.id, Problem(Stage.PROMPT, error.code, error.message))
 
-    def _generate(self, requests: Sequence[Request]) -> Iterator[tuple[Request, Caption | Problem]]:
-        """An outcome per request, in no order; halves them while memory does not suffice, down to one."""
-        left = dict(enumerate(requests))
+    def _alone(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        """An answer per request, in no order; halves them while memory does not suffice, down to one."""
+        done, left, message = self._tried(requests)
+        yield from done
+        if left and len(requests) == 1:
+            yield _answer(
+                left[0].sample,
+                left[0].prompt_id,
+                Problem(Stage.GENERATE, Code.OUT_OF_MEMORY, message[:300]),
+            )
+        else:
+            yield from self._halved(left)
+
+    def _halved(self, requests: Sequence[Request]) -> Iterator[Answer]:
+        half = len(requests) // 2
+        for part in filter(None, (requests[:half], requests[half:])):
+            yield from self._alone(part)
+
+    def _tried(self, requests: Sequence[Request]) -> tuple[list[Answer], list[Request], str]:
+        """The answers until memory ran out, the requests that are left then, and what was said of it."""
+        left, done = dict(enumerate(requests)), list[Answer]()
         try:
-            for number, caption in self._generator.generate(requests, self._settings):
-                yield left.pop(number), caption
-            return
+            for number, caption in self._generator.generate(requests, self._settings) if requests else ():
+                request = left.pop(number)
+                done.append(_answer(request.sample, request.prompt_id, caption))
         except OutOfMemory as error:
-            message = str(error)
-        # Below the handler on purpose: inside it the error's traceback would still hold the tensors that did
-        # not fit.
-        rest = list(left.values())
-        if len(requests) == 1:
-            yield rest[0], Problem(Stage.GENERATE, Code.OUT_OF_MEMORY, message[:300])
-            return
-        half = len(rest) // 2
-        for part in (rest[:half], rest[half:]):
-            if part:
-                yield from self._generate(part)
+            return done, list(left.values()), str(error)
+        return done, [], ""
 
 
 def _answer(sample: Sample, prompt_id: str | None, outcome: Caption | Problem) -> Answer:

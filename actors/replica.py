@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -18,14 +19,15 @@ from transformers import AutoTokenizer
 
 from actors import checkpoint
 from actors.captioner import OutOfMemory
-from actors.decoding import Branches, Decoder, Group
+from actors.decoding import Branches, Decoder
+from actors.engine import Call, Engine, Group
 from actors.loading import chat_template, device, load_model
-from actors.sampling import Choice, Ending, Spoken, seed_of
+from actors.sampling import Choice, Ending, Opening, Spoken, seed_of
 from actors.slots import Slots
 from actors.vision import Vision
 from pipeline import fit
 from pipeline.anyres import Geometry
-from pipeline.batching import waves
+from pipeline.batching import Rooms, longest_first
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.errors import ConfigError, MediaError
 from pipeline.prompt import messages
@@ -70,6 +72,8 @@ class Replica:
         self._vision = Vision(self._model, geometry)
         self._decoder = decoder(self._model)
         self._stop = _stop(self._model, self._tokenizer)
+        self._engines = dict[GenerationConfig, Engine[Branches, Opening, Spoken]]()
+        self._making, self._tokenizing = Lock(), Lock()  # a tokenizer is one thread's at a time
         self._special = tuple(t for t in self._tokenizer.get_added_vocab() if len(t.strip()) > 1)
 
     def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
@@ -84,7 +88,8 @@ class Replica:
             chat, chat_template=self._template, tokenize=False, add_generation_prompt=True
         )
         bos = self._tokenizer.bos_token
-        ids = self._tokenizer(said, add_special_tokens=not (bos and said.startswith(bos)))["input_ids"]
+        with self._tokenizing:
+            ids = self._tokenizer(said, add_special_tokens=not (bos and said.startswith(bos)))["input_ids"]
         counts = self._geometry.tokens(view.media, view.sizes, view.n_crops)
         ids = _expand(ids, self._placeholder(view), counts)
         if len(ids) > self._room:
@@ -101,7 +106,10 @@ class Replica:
     def generate(
         self, requests: Sequence[Request], settings: GenerationConfig
     ) -> Iterator[tuple[int, Caption]]:
-        """Each caption as it is done, with its request's number. OutOfMemory where the device cannot hold them all."""
+        """Each caption as it is done, with its request's number; those that several threads ask for go on together.
+
+        OutOfMemory where the device cannot hold them all.
+        """
         try:
             yield from self._captions(requests, self._settled(settings))
             return
@@ -113,28 +121,39 @@ class Replica:
         longest = max(len(request.input_ids) for request in requests)
         raise OutOfMemory(f"the device has not enough memory for {len(requests)} x {longest} prompt tokens")
 
-    @torch.inference_mode()
     def _captions(
         self, requests: Sequence[Request], settings: GenerationConfig
     ) -> Iterator[tuple[int, Caption]]:
-        """The captions, those of the longest prompts first."""
-        lengths = [len(request.input_ids) for request in requests]
-        ending = Ending(self._stop, settings.stop, self._text)
-        prompts = [request.input_ids for request in requests]
-        seeds = [seed_of(settings.seed, r.sample.view.sha256, r.prompt_id) for r in requests]
-        tokens = self.batch_tokens(settings)
-        for count, groups in waves(_groups(requests), lengths, tokens, settings.batch_size):
-            choice = Choice(settings, ending, prompts, seeds, count, self._model.device)
-            cache = Slots(count, max(lengths[i] for i in groups[0]) + settings.max_new_tokens)
-            look = partial(self._branches, requests)
-            for number, spoken in self._decoder.speak(groups, lengths, look, choice, cache):
-                yield number, _caption(ending, requests[number], spoken)
+        """The captions; those of the longest prompts begin first."""
+        lengths = [len(r.input_ids) + settings.max_new_tokens for r in requests]
+        openings = [
+            Opening(r.input_ids, seed_of(settings.seed, r.sample.view.sha256, r.prompt_id)) for r in requests
+        ]
+        call = Call(lengths, openings, partial(self._branches, requests))
+        for number, spoken in self._engine(settings).captions(
+            call, longest_first(_groups(requests), lengths)
+        ):
+            yield number, self._caption(requests[number], spoken, settings)
+
+    def _engine(self, settings: GenerationConfig) -> Engine[Branches, Opening, Spoken]:
+        """The one of these settings; a job has one."""
+        with self._making:
+            if settings not in self._engines:
+                choice = Choice(settings, self._ending(settings), self._model.device)
+                tokens = self.batch_tokens(settings) + settings.batch_size * settings.max_new_tokens
+                rooms = partial(Rooms, tokens, settings.batch_size, Slots)
+                self._engines = {settings: Engine(self._decoder, choice, rooms)}
+            return self._engines[settings]
+
+    def _ending(self, settings: GenerationConfig) -> Ending:
+        return Ending(self._stop, settings.stop, self._text)
 
     def _settled(self, settings: GenerationConfig) -> GenerationConfig:
         """The settings with what they leave to the checkpoint."""
         own = settings.repetition_penalty or self._model.generation_config.repetition_penalty or 1.0
         return replace(settings, repetition_penalty=own)
 
+    @torch.inference_mode()
     def _branches(self, requests: Sequence[Request], groups: Sequence[Group]) -> list[Branches]:
         """Groups of the requests as embeddings, with what those of one sample have in common taken out."""
         samples = [requests[group[0]].sample for group in groups]
@@ -149,10 +168,16 @@ class Replica:
         embedded = [self._decoder.embed(request.input_ids, placeholder, visual) for request in group]
         return Branches(embedded[0][:start], tuple(prompt[start:] for prompt in embedded))
 
+    def _caption(self, request: Request, spoken: Spoken, settings: GenerationConfig) -> Caption:
+        text = self._ending(settings).cut(self._text(spoken.token_ids))
+        ids, n_prompt = spoken.token_ids, len(request.input_ids)
+        return Caption(text, ids, spoken.finish, spoken.mean_logprob, n_prompt, request.n_visual_tokens)
+
     def _text(self, token_ids: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(
-            token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        with self._tokenizing:
+            text: str = self._tokenizer.decode(
+                token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
         return text
 
     def _placeholder(self, view: View) -> int:
@@ -173,12 +198,6 @@ def common(prompts: Sequence[Sequence[int]]) -> int:
     """How many token ids all prompts begin with, at least one less than the shortest has."""
     same = takewhile(lambda ids: len(set(ids)) == 1, zip(*(prompt[:-1] for prompt in prompts), strict=False))
     return sum(1 for _ in same)
-
-
-def _caption(ending: Ending, request: Request, spoken: Spoken) -> Caption:
-    text = ending.cut(ending.decode(spoken.token_ids))
-    ids, n_prompt = spoken.token_ids, len(request.input_ids)
-    return Caption(text, ids, spoken.finish, spoken.mean_logprob, n_prompt, request.n_visual_tokens)
 
 
 def load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -53,67 +53,74 @@ def seed_of(seed: int, content: str, prompt_id: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{content}/{prompt_id}".encode(), digest_size=8).digest())
 
 
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What a sequence begins with: the prompt's token ids, which the repetition penalty counts too, and a seed."""
+
+    prompt: Sequence[int]
+    seed: int
+
+
 @dataclass(slots=True)
 class _Sequence:
-    """What one slot has said so far."""
+    """What one slot has said so far; `seen` tells which tokens are in prompt or caption, where that counts."""
 
+    opening: Opening
     dice: random.Random
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish: Finish | None = None
+    seen: Tensor | None = None
 
 
 class Choice:
-    """The next tokens of sequences in `count` slots, each from its first to its last.
+    """The next tokens of sequences in slots, each from its first to its last.
 
-    `prompts` are the sequences' token ids, which the repetition penalty counts too, and `seeds` decide what is drawn.
     The scores are transformers' own processors', in the order of its `generate`: repetition penalty, least length,
     temperature, top-k, top-p.
     """
 
-    def __init__(
-        self,
-        settings: GenerationConfig,
-        ending: Ending,
-        prompts: Sequence[Sequence[int]],
-        seeds: Sequence[int],
-        count: int,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, settings: GenerationConfig, ending: Ending, device: torch.device) -> None:
         self._settings, self._ending = settings, ending
-        self._prompts, self._seeds = prompts, seeds
         self._processors = tuple(_processors(settings))
         self._stop = torch.tensor(sorted(ending.tokens), dtype=torch.long, device=device)
-        self._sequences = dict[int, _Sequence]()
-        self._count = count
-        self._seen: Tensor | None = None  # (slots, vocabulary): which tokens are in prompt or caption
-        self._new = dict[int, int]()  # slots whose prompt is not in `_seen` yet, and its number
+        self._sequences = dict[Hashable, _Sequence]()
 
-    def join(self, slot: int, number: int) -> None:
-        """The sequence of this number begins in this slot."""
-        self._sequences[slot] = _Sequence(random.Random(self._seeds[number]))
-        self._new[slot] = number
+    def join(self, slot: Hashable, opening: Opening) -> None:
+        """A sequence begins in this slot."""
+        self._sequences[slot] = _Sequence(opening, random.Random(opening.seed))
 
-    def next(self, slots: Sequence[int], logits: Tensor) -> Tensor:
-        """The chosen tokens, (slots,), after float32 `logits`, (slots, vocabulary)."""
-        scores = self._scores(slots, logits)
-        token = self._drawn(slots, scores) if self._settings.temperature else scores.argmax(-1)
-        if self._seen is not None:
-            self._seen[list(slots), token] = True
+    @torch.inference_mode()
+    def next(self, slots: Sequence[Hashable], logits: Tensor) -> None:
+        """Choose a token in each slot from float32 `logits`, (slots, vocabulary)."""
+        own = [self._sequences[slot] for slot in slots]
+        scores = self._scores(own, logits)
+        token = _drawn(own, scores) if self._settings.temperature else scores.argmax(-1)
         logprob = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
-        for slot, *said in zip(slots, token.tolist(), logprob.tolist(), strict=True):
-            self._say(self._sequences[slot], *said)
-        return token
+        for one, *said in zip(own, token.tolist(), logprob.tolist(), strict=True):
+            self._say(one, *said)
 
-    def ended(self, slot: int) -> bool:
+    def last(self, slots: Sequence[Hashable]) -> list[int]:
+        """The tokens that were chosen last."""
+        return [self._sequences[slot].tokens[-1] for slot in slots]
+
+    def ended(self, slot: Hashable) -> bool:
         """Whether the slot's sequence is complete."""
         return self._sequences[slot].finish is not None
 
-    def spoken(self, slot: int) -> Spoken:
+    def spoken(self, slot: Hashable) -> Spoken:
         """The slot's complete sequence."""
         own = self._sequences[slot]
         assert own.finish is not None
         return Spoken(tuple(own.tokens), own.finish, sum(own.logprobs) / len(own.logprobs))
+
+    def leave(self, slot: Hashable) -> None:
+        """The slot is free."""
+        del self._sequences[slot]
+
+    def reset(self) -> None:
+        """All slots are free."""
+        self._sequences.clear()
 
     def _say(self, own: _Sequence, token: int, logprob: float) -> None:
         own.tokens.append(token)
@@ -123,12 +130,12 @@ class Choice:
         elif len(own.tokens) == self._settings.max_new_tokens:
             own.finish = Finish.LENGTH
 
-    def _scores(self, slots: Sequence[int], logits: Tensor) -> Tensor:
+    def _scores(self, own: Sequence[_Sequence], logits: Tensor) -> Tensor:
         scores = logits
         if (penalty := self._settings.repetition_penalty) != 1.0:  # as RepetitionPenaltyLogitsProcessor
-            seen = self._marked(logits)[list(slots)]
+            seen = torch.stack([_seen(one, logits) for one in own])
             scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
-        short = [len(self._sequences[slot].tokens) < self._settings.min_new_tokens for slot in slots]
+        short = [len(one.tokens) < self._settings.min_new_tokens for one in own]
         if any(short):
             rows = torch.tensor(short, device=scores.device)
             scores = torch.where(rows[:, None], scores.index_fill(1, self._stop, -torch.inf), scores)
@@ -136,23 +143,22 @@ class Choice:
             scores = process(scores, scores)  # the first is not looked at
         return scores
 
-    def _marked(self, logits: Tensor) -> Tensor:
-        """`_seen` with the prompts of all slots in it."""
-        if self._seen is None:
-            self._seen = logits.new_zeros((self._count, logits.shape[1]), dtype=torch.bool)
-        for slot, number in self._new.items():
-            self._seen[slot] = False
-            self._seen[slot, list(self._prompts[number])] = True
-        self._new.clear()
-        return self._seen
 
-    def _drawn(self, slots: Sequence[int], scores: Tensor) -> Tensor:
-        """One draw a sequence by the inverse of its cumulated probabilities: the same on every device."""
-        steps = scores.double().softmax(-1).cumsum(-1)
-        dice = [self._sequences[slot].dice for slot in slots]
-        drawn = [own.getrandbits(DOUBLE_BITS) / (1 << DOUBLE_BITS) for own in dice]
-        heights = steps.new_tensor(drawn)[:, None] * steps[:, -1:]
-        return torch.searchsorted(steps, heights, right=True)[:, 0]
+def _seen(one: _Sequence, logits: Tensor) -> Tensor:
+    """bool (vocabulary,): the tokens in the sequence's prompt and caption."""
+    if one.seen is None:
+        one.seen = logits.new_zeros(logits.shape[1], dtype=torch.bool)
+        one.seen[list(one.opening.prompt)] = True
+    one.seen[one.tokens[-1:]] = True
+    return one.seen
+
+
+def _drawn(own: Sequence[_Sequence], scores: Tensor) -> Tensor:
+    """One draw a sequence by the inverse of its cumulated probabilities: the same on every device."""
+    steps = scores.double().softmax(-1).cumsum(-1)
+    drawn = [one.dice.getrandbits(DOUBLE_BITS) / (1 << DOUBLE_BITS) for one in own]
+    heights = steps.new_tensor(drawn)[:, None] * steps[:, -1:]
+    return torch.searchsorted(steps, heights, right=True)[:, 0]
 
 
 def _processors(settings: GenerationConfig) -> Iterator[LogitsProcessor]:

@@ -1,4 +1,4 @@
-"""Attention over packed tokens, and the cache in which captions that are being generated have a slot each.
+"""Attention over packed tokens, and the blocks of cache in which captions that are being generated have a slot each.
 
 Tokens of many sequences lie one behind the other, without padding, in every pass of the language model; here alone are
 they told apart. The model reaches `attend` through transformers' `AttentionInterface`, with the pass as its keyword.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -17,10 +18,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
+from pipeline.batching import Slot
+
 NAME = "captionmill_packed"
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class Slots:
     """Keys and values of `count` sequences, (count, heads, `room`, width) in each layer, made when first used.
 
@@ -43,11 +46,17 @@ class Slots:
             self.keys[number], self.values[number] = like.new_zeros(shape), like.new_zeros(shape)
         return self.keys[number], self.values[number]
 
-    def copy(self, source: int, target: int) -> None:
-        """Let `target` hold what `source` holds."""
-        n = self.held[target] = self.held[source]
-        for held in (*self.keys.values(), *self.values.values()):
-            held[target, :, :n] = held[source, :, :n]
+
+Place = Slot[Slots]
+
+
+def copy(source: Place, target: Place) -> None:
+    """Let the slot `target` hold what `source` holds."""
+    n = target.block.held[target.index] = source.block.held[source.index]
+    for layer in source.block.keys:
+        held = source.block.layer(layer, source.block.keys[layer])
+        for into, own in zip(target.block.layer(layer, held[0]), held, strict=True):
+            into[target.index, :, :n] = own[source.index, :, :n]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +89,15 @@ class _Places:
 
 
 class Pass:
-    """Which tokens of one pass belong to which slot: `lengths[i]` of them, in order, join slot `slots[i]`."""
+    """Which tokens of one pass belong to which slot: `lengths[i]` of them, in order, join `slots[i]`.
 
-    def __init__(self, cache: Slots, slots: Sequence[int], lengths: Sequence[int], *, eager: bool) -> None:
-        self._cache, self._slots, self._lengths, self._eager = cache, slots, lengths, eager
-        self._before = [cache.held[slot] for slot in slots]
-        self._made: dict[tuple[torch.device, int | None], _Places] = {}
+    Where all are 1, the slots of a block are side by side.
+    """
+
+    def __init__(self, slots: Sequence[Place], lengths: Sequence[int], *, eager: bool) -> None:
+        self._slots, self._lengths, self._eager = slots, lengths, eager
+        self._before = [slot.block.held[slot.index] for slot in slots]
+        self._made: dict[tuple[Slots, torch.device, int | None], _Places] = {}
 
     def positions(self) -> list[int]:
         """Each token's place in its own sequence."""
@@ -101,22 +113,23 @@ class Pass:
     def done(self) -> None:
         """The tokens are in the cache."""
         for slot, n in zip(self._slots, self._lengths, strict=True):
-            self._cache.held[slot] += n
+            slot.block.held[slot.index] += n
 
     def attend(self, layer: int, asked: Asked) -> Tensor:
         """What the tokens of the pass take from their own sequences: (1, tokens, heads, width)."""
-        keys, values = self._cache.layer(layer, asked.key)
         with sdpa_kernel(SDPBackend.MATH) if self._eager else nullcontext():
             if max(self._lengths) == 1:
-                return self._step(keys, values, asked)
+                blocks = [(block, list(own)) for block, own in groupby(self._slots, lambda slot: slot.block)]
+                parts = zip(blocks, asked.split([len(own) for _, own in blocks]), strict=True)
+                return torch.cat([self._step(layer, block, part) for (block, _), part in parts], dim=1)
             segments = zip(self._slots, self._before, asked.split(self._lengths), strict=True)
-            found = [_segment(keys[slot], values[slot], before, own) for slot, before, own in segments]
-        return torch.cat(found, dim=2).transpose(1, 2)
+            return torch.cat([_segment(layer, *segment) for segment in segments], dim=2).transpose(1, 2)
 
-    def _step(self, keys: Tensor, values: Tensor, asked: Asked) -> Tensor:
-        """Every sequence goes on by one token: the heads that share keys and values are rows of one query."""
+    def _step(self, layer: int, block: Slots, asked: Asked) -> Tensor:
+        """Sequences of one block go on by one token: the heads that share keys and values are rows of one query."""
         query, shared = asked.query, asked.key.shape[1]
-        at = self._places(query.device, asked.window)
+        keys, values = block.layer(layer, asked.key)
+        at = self._places(block, query.device, asked.window)
         keys[at.slots, :, at.before] = asked.key[0].transpose(0, 1)
         values[at.slots, :, at.before] = asked.value[0].transpose(0, 1)
         top, longest = at.mask.shape[0], at.mask.shape[-1]
@@ -127,16 +140,18 @@ class Pass:
         found = sdpa(rows, *held, attn_mask=at.mask, scale=asked.scale)
         return found[at.slots].reshape(1, tokens, heads, width)
 
-    def _places(self, device: torch.device, window: int | None) -> _Places:
+    def _places(self, block: Slots, device: torch.device, window: int | None) -> _Places:
         """Made once for all layers."""
-        if (device, window) not in self._made:
-            self._made[device, window] = _places(self._slots, self._before, device, window)
-        return self._made[device, window]
+        if (block, device, window) not in self._made:
+            own = [slot.index for slot in self._slots if slot.block is block]
+            self._made[block, device, window] = _places(own, [block.held[i] for i in own], device, window)
+        return self._made[block, device, window]
 
 
-def _segment(keys: Tensor, values: Tensor, before: int, asked: Asked) -> Tensor:
+def _segment(layer: int, slot: Place, before: int, asked: Asked) -> Tensor:
     """One sequence goes on by some tokens: each sees itself and those before it. (1, heads, tokens, width)."""
     query, scale = asked.query, asked.scale
+    keys, values = (held[slot.index] for held in slot.block.layer(layer, asked.key))
     end = before + query.shape[2]
     keys[:, before:end], values[:, before:end] = asked.key[0], asked.value[0]
     times = query.shape[1] // asked.key.shape[1]

@@ -92,7 +92,13 @@ def caption(
             batch_format="pyarrow",
             num_cpus=size.replica_cpus,
             num_gpus=size.replica_gpus,
-            compute=ActorPoolStrategy(size=size.replicas, max_tasks_in_flight_per_actor=3),
+            # two units at once, so that the tail of one overlaps the head of the next, and one more on its way
+            compute=ActorPoolStrategy(
+                size=size.replicas,
+                max_tasks_in_flight_per_actor=3,
+                max_concurrent_calls_per_actor=2,
+                enable_true_multi_threading=True,
+            ),
         )
         .map_batches(
             # CPU: check, one PUT → receipt; milliseconds and a wait. They ask for no share of a core, or actors that

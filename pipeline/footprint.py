@@ -94,6 +94,19 @@ class Part:
         """All of them."""
         return self.linear + self.other
 
+    def held_bytes(self, dtype: str, quantization: str) -> int:
+        """Quantized by bitsandbytes as transformers asks it: int8 is a byte a weight and a float32 a row, int4 (nf4,
+        its scales not quantized again) half a byte a weight and a float32 for 64. The output layer, biases, norms,
+        convolutions and embeddings stay in `dtype`.
+        """
+        size = BYTES[dtype]
+        linear = {
+            "none": self.linear * size,
+            "int8": self.linear + 4 * self.rows,
+            "int4": self.linear // 2 + 4 * self.linear // NF4_BLOCK,
+        }
+        return linear[quantization] + self.other * size
+
     def __add__(self, more: Part) -> Part:
         return Part(self.linear + more.linear, self.rows + more.rows, self.other + more.other)
 
@@ -166,19 +179,8 @@ class Footprint:
         return self._whole.parameters
 
     def weight_bytes(self, dtype: str, quantization: str) -> int:
-        """Bytes of the weights as they are held, on all devices of a replica together.
-
-        Quantized by bitsandbytes as transformers asks it: int8 is a byte a weight and a float32 a row, int4 (nf4,
-        its scales not quantized again) half a byte a weight and a float32 for 64. The output layer, biases, norms,
-        convolutions and embeddings stay in `dtype`.
-        """
-        whole, size = self._whole, BYTES[dtype]
-        linear = {
-            "none": whole.linear * size,
-            "int8": whole.linear + 4 * whole.rows,
-            "int4": whole.linear // 2 + 4 * whole.linear // NF4_BLOCK,
-        }
-        return linear[quantization] + whole.other * size
+        """Bytes of the weights as they are held, on all devices of a replica together."""
+        return self._whole.held_bytes(dtype, quantization)
 
     def kv_bytes_per_token(self, dtype: str) -> int:
         """Bytes of keys and values: 2 x layers x KV heads x head width x bytes of a value."""

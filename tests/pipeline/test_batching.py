@@ -1,58 +1,107 @@
-"""pipeline.batching: requests to waves."""
+"""pipeline.batching: slots for sequences of all lengths."""
 
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
 
-from pipeline.batching import waves
-
-
-def lengths(seed: int, count: int) -> list[int]:
-    rng = random.Random(seed)
-    return [max(1, int(rng.lognormvariate(7, 0.6))) for _ in range(count)]
+from pipeline.batching import BLOCK, Rooms, Slot, longest_first, rounded
 
 
-def alone(count: int) -> list[list[int]]:
-    return [[i] for i in range(count)]
+@dataclass(eq=False)
+class Block:
+    count: int
+    room: int
 
 
-def test_every_request_is_in_exactly_one_wave() -> None:
-    found = list(waves(alone(500), lengths(0, 500), 8192, 32))
+def rooms(tokens: int, captions: int = 64) -> tuple[Rooms[Block], list[Block]]:
+    """With all blocks that it ever makes."""
+    made: list[Block] = []
 
-    assert sorted(i for _, groups in found for group in groups for i in group) == list(range(500))
+    def make(count: int, room: int) -> Block:
+        made.append(Block(count, room))
+        return made[-1]
 
-
-def test_slots_have_room_for_the_longest_within_the_budget_and_are_no_more_than_asked() -> None:
-    own = lengths(1, 500)
-
-    for count, groups in waves(alone(500), own, 8192, 6):
-        assert count <= 6
-        assert count == 1 or count * max(own[i] for group in groups for i in group) <= 8192
+    return Rooms(tokens, captions, make), made
 
 
-def test_a_wave_ends_where_prompts_half_as_long_could_have_more_slots() -> None:
-    assert list(waves(alone(6), [50, 10, 100, 60, 9, 20], 200, 8)) == [
-        (2, [[2], [3]]),
-        (1, [[0]]),
-        (3, [[5], [1], [4]]),
-    ]
+def taken(of: Rooms[Block], length: int, wanted: int = 1) -> Slot[Block]:
+    slot = of.take(length, wanted)
+    assert slot
+    return slot
 
 
-def test_one_wave_does_where_the_budget_allows_all_slots() -> None:
-    assert list(waves(alone(4), [10, 100, 9, 50], 1000, 3)) == [(3, [[1], [3], [0], [2]])]
+def test_no_slot_is_two_sequences_and_every_slot_has_room() -> None:
+    dice, (of, _) = random.Random(0), rooms(100_000)
+    held: list[Slot[Block]] = []
+    for _ in range(5_000):
+        if held and dice.random() < 0.5:
+            of.give(held.pop(dice.randrange(len(held))))
+        length = int(dice.lognormvariate(7, 0.6))
+        if slot := of.take(length, dice.randrange(1, 20)):
+            assert slot not in held
+            assert slot.block.room >= length
+            assert slot.index < slot.block.count
+            held.append(slot)
+        in_use = {slot.block for slot in held}
+        assert sum(block.count * block.room for block in in_use) <= 100_000
+        assert len(held) <= 64
 
 
-def test_a_length_beyond_the_budget_has_a_slot_of_its_own() -> None:
-    assert list(waves(alone(2), [60, 10], 40, 8)) == [(1, [[0]]), (1, [[1]])]
+def test_sequences_of_like_lengths_share_a_block() -> None:
+    of, made = rooms(1_000_000)
+    slots = [taken(of, length, 8) for length in (1000, 900, 1024, 800, 700, 600, 1000, 1000)]
+
+    assert len({slot.block for slot in slots}) == 1
+    assert [(block.count, block.room) for block in made] == [(BLOCK, 1024)]
 
 
-def test_equal_lengths_keep_their_order() -> None:
-    assert list(waves(alone(5), [5, 9, 5, 9, 5], 100, 8)) == [(5, [[1], [3], [0], [2], [4]])]
+def test_a_block_has_no_more_slots_than_are_wanted_and_fit() -> None:
+    of, made = rooms(5000, captions=6)
+    taken(of, 1000, wanted=3)
+    taken(of, 100, wanted=30)
+
+    assert [block.count for block in made] == [3, 6]
 
 
-def test_prompts_of_a_sample_begin_together_unless_there_are_more_of_them_than_slots() -> None:
-    assert list(waves([[0, 1, 2], [3, 4]], [9, 9, 9, 8, 8], 20, 8)) == [(2, [[0, 1], [2], [3, 4]])]
+def test_a_short_sequence_takes_a_long_slot_only_where_nothing_else_is_left() -> None:
+    of, _ = rooms(2 * rounded(4000) + 200)
+    first = taken(of, 4000, wanted=2)
+    short = taken(of, 100)
+    assert short.block is not first.block
+    assert taken(of, 180).block is first.block
 
 
-def test_nothing_makes_no_wave() -> None:
-    assert list(waves([], [], 100, 8)) == []
+def test_blocks_that_nobody_uses_make_way() -> None:
+    of, _ = rooms(1000)
+    slot = taken(of, 100, wanted=8)
+    of.give(slot)
+
+    assert taken(of, 1000).block.room == 1000
+    assert of.take(10) is None
+
+
+def test_a_sequence_beyond_the_budget_is_alone() -> None:
+    of, _ = rooms(100)
+    slot = taken(of, 500)
+    assert (slot.block.count, slot.block.room) == (1, 500)
+    assert of.take(1) is None
+    of.give(slot)
+    assert taken(of, 80).block.room <= 500
+
+
+def test_no_more_than_the_captions_that_run_at_once() -> None:
+    of, _ = rooms(1_000_000, captions=3)
+    slots = [taken(of, 10) for _ in range(3)]
+    assert of.take(10) is None
+    of.give(slots[1])
+    assert of.take(10)
+
+
+def test_rooms_grow_by_a_quarter_of_an_octave() -> None:
+    assert [rounded(n) for n in (1, 2, 1000, 1024, 1025, 1217, 1219)] == [1, 2, 1024, 1024, 1218, 1218, 1449]
+    assert all(n <= rounded(n) < 1.19 * n + 1 for n in range(1, 20_000))
+
+
+def test_groups_begin_by_their_longest() -> None:
+    assert longest_first([[0, 1], [2], [3]], [5, 90, 70, 90]) == [[0, 1], [3], [2]]
