@@ -29,7 +29,7 @@ class Decoder(Protocol[Started]):
         """Begin every prompt of every group, in order, in the slots that `into` has for it."""
 
     def step(self, slots: Sequence[Slot[Any]], tokens: Any) -> Any:
-        """One more token, `tokens`, in each of these slots."""
+        """One more token, `tokens`, in each of these slots, those of a block side by side."""
 
 
 class Choice(Protocol[Opening, Said]):

@@ -95,8 +95,8 @@ def prefill(device: Device, _: Sequence[Any], given: dict[str, Any]) -> None:
 def decode(device: Device, _: Sequence[Any], given: dict[str, Any]) -> None:
     """Tokens that all slots have room for, while one by one is added to them."""
     if given["inputs_embeds"].shape[1] == len(given["captions"].last()):
-        cache = given["captions"]._cache
-        device.hold(cache.count * cache.room)
+        blocks = {slot.block for slot in given["captions"]._slots}
+        device.hold(sum(block.count * block.room for block in blocks))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from actors.decoding import Branches
 from actors.replica import Replica
 from actors.slots import Slots
 from pipeline import fit
+from pipeline.batching import Slot
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.types import Media, Pixels, Turn
 from tests.checkpoints import Asked, captions_of
@@ -85,7 +86,7 @@ def cached(replica: Replica) -> int:
     cache = Slots(1, CACHED)
     with torch.inference_mode():
         prompt = replica._model.get_input_embeddings()(torch.zeros(CACHED, dtype=torch.long))
-        replica._decoder._start(cache, [Branches(prompt[:0], (prompt,))], [[0]])
+        replica._decoder.start([Branches(prompt[:0], (prompt,))], [[Slot(cache, 0)]])
     return size([*cache.keys.values(), *cache.values.values()])
 
 

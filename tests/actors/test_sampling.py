@@ -17,7 +17,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from actors.sampling import Choice, Ending, seed_of
+from actors.sampling import Choice, Ending, Opening, seed_of
 from pipeline.config import GenerationConfig
 from pipeline.types import Finish
 
@@ -35,9 +35,9 @@ def choice(
     settings: GenerationConfig, prompts: Sequence[Sequence[int]] = ((1,),), seeds: Sequence[int] = (0,)
 ) -> Choice:
     """With the repetition penalty settled, as the replica hands it on, and every sequence in the slot of its number."""
-    made = Choice(settings, ending(*settings.stop), prompts, seeds, len(prompts), CPU)
-    for number in range(len(prompts)):
-        made.join(number, number)
+    made = Choice(settings, ending(*settings.stop), CPU)
+    for slot, opening in enumerate(map(Opening, prompts, seeds)):
+        made.join(slot, opening)
     return made
 
 
@@ -48,6 +48,12 @@ def settings(**keys: Any) -> GenerationConfig:
 def forced(tokens: Sequence[int], size: int = 10) -> torch.Tensor:
     """Logits under which these tokens, one a sequence, are by far the most probable."""
     return torch.nn.functional.one_hot(torch.tensor(tokens), size).float() * 20
+
+
+def chosen(made: Choice, slots: Sequence[int], logits: torch.Tensor) -> list[int]:
+    """The next token in each of these slots."""
+    made.next(slots, logits)
+    return made.last(slots)
 
 
 def say(made: Choice, *steps: Sequence[int]) -> None:
@@ -63,7 +69,7 @@ def spoken(made: Choice, slot: int) -> tuple[tuple[int, ...], Finish]:
 def test_the_most_probable_token_is_chosen_at_temperature_zero() -> None:
     logits = torch.tensor([[0.1, 0.5, 0.4], [2.0, -1.0, 1.9]])
 
-    assert choice(settings(), [[1], [2]], [0, 0]).next((0, 1), logits).tolist() == [1, 0]
+    assert chosen(choice(settings(), [[1], [2]], [0, 0]), (0, 1), logits) == [1, 0]
 
 
 def test_draws_follow_transformers_processors_in_generates_order() -> None:
@@ -83,7 +89,7 @@ def test_draws_follow_transformers_processors_in_generates_order() -> None:
     made = choice(
         settings(temperature=0.8, top_k=6, top_p=0.9, repetition_penalty=1.3), [prompt] * n, range(n)
     )
-    drawn = Counter(made.next(range(n), logits.expand(n, -1)).tolist())
+    drawn = Counter(chosen(made, range(n), logits.expand(n, -1)))
 
     for token, share in enumerate(expected.tolist()):
         assert abs(drawn[token] / n - share) <= 4 * math.sqrt(share * (1 - share) / n)
@@ -96,8 +102,8 @@ def test_draws_depend_on_the_sequences_own_seed_only() -> None:
     together = choice(kind, [[1]] * 3, [7, 8, 9])
     alone = choice(kind, [[1]], [8])
 
-    assert [together.next((0, 1, 2), logits)[1].item() for _ in range(20)] == [
-        alone.next((0,), logits[:1]).item() for _ in range(20)
+    assert [chosen(together, (0, 1, 2), logits)[1] for _ in range(20)] == [
+        chosen(alone, (0,), logits[:1])[0] for _ in range(20)
     ]
 
 
@@ -113,7 +119,7 @@ def test_a_token_without_probability_is_never_drawn() -> None:
     logits[0, [4, 7]] = 0.0
     made = choice(settings(temperature=1.0))
 
-    assert {made.next((0,), logits).item() for _ in range(200)} == {4, 7}
+    assert {chosen(made, (0,), logits)[0] for _ in range(200)} == {4, 7}
 
 
 def test_the_repetition_penalty_counts_prompt_and_caption_and_no_padding() -> None:
@@ -121,8 +127,8 @@ def test_the_repetition_penalty_counts_prompt_and_caption_and_no_padding() -> No
     logits = torch.tensor([[0.0, 4.0, 3.0, 2.5, 0.0]] * 2)
     made = choice(settings(repetition_penalty=2.0), [[1, 1, 1, 1], [4]], [0, 0])
 
-    assert made.next((0, 1), logits).tolist() == [2, 1]
-    assert made.next((0, 1), logits).tolist() == [3, 2]
+    assert chosen(made, (0, 1), logits) == [2, 1]
+    assert chosen(made, (0, 1), logits) == [3, 2]
 
 
 def test_mean_logprob_is_of_the_models_own_distribution() -> None:
@@ -135,7 +141,7 @@ def test_mean_logprob_is_of_the_models_own_distribution() -> None:
 
 def test_no_caption_ends_before_the_least_length() -> None:
     made = choice(settings(min_new_tokens=2))
-    tokens = [made.next((0,), torch.tensor([[5.0, 1.0, 0.0]])).item() for _ in range(3)]
+    tokens = [chosen(made, (0,), torch.tensor([[5.0, 1.0, 0.0]]))[0] for _ in range(3)]
 
     assert tokens == [1, 1, STOP]
     assert made.ended(0)
@@ -156,13 +162,13 @@ def test_a_stop_token_and_the_limit_end_a_sequence() -> None:
 def test_a_slot_is_taken_again_by_another_sequence() -> None:
     """The penalty counts what the new one has seen, and nothing of the old one."""
     logits = torch.tensor([[0.0, 4.0, 3.0, 2.5, 0.0]])
-    made = Choice(settings(repetition_penalty=2.0, max_new_tokens=2), ending(), [[1], [3]], [0, 0], 1, CPU)
-    made.join(0, 0)
-    first = [made.next((0,), logits).item() for _ in range(2)]
-    made.join(0, 1)
+    made = choice(settings(repetition_penalty=2.0, max_new_tokens=2), [[1]], [0])
+    first = [chosen(made, (0,), logits)[0] for _ in range(2)]
+    made.leave(0)
+    made.join(0, Opening([3], 0))
 
     assert first == [2, 3]
-    assert [made.next((0,), logits).item() for _ in range(2)] == [1, 2]
+    assert [chosen(made, (0,), logits)[0] for _ in range(2)] == [1, 2]
     assert spoken(made, 0) == ((1, 2), Finish.LENGTH)
 
 
