@@ -1,0 +1,189 @@
+"""A replica whose passes take the time that the roofline says of a GPU, and say nothing.
+
+The engine, its slots and its cache are the real ones, so is all that comes before and after: what is simulated is how
+long the model computes. One process, one GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from actors.engine import Call, Engine, Group
+from pipeline import fit
+from pipeline.anyres import Geometry
+from pipeline.batching import Rooms, Slot, longest_first
+from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
+from pipeline.roofline import Roofline
+from pipeline.types import Caption, Finish, Request, Sample
+
+TEXT_TOKENS = 30  # of a prompt, beside its picture
+MEDIAN, SIGMA = 110, 0.45  # of output lengths, which are log-normal
+Place = Slot[Any]
+
+
+@dataclass(eq=False, slots=True)
+class Block:
+    """Slots of equal room."""
+
+    count: int
+    room: int
+
+
+@dataclass(slots=True)
+class Clock:
+    """Counts the seconds of simulated passes, times `slower`, and lets them go by."""
+
+    slower: float
+    busy: float = 0.0
+    steps: int = 0
+    running: int = 0  # captions that went on, summed over steps
+    _ahead: float = 0.0
+
+    def take(self, seconds: float) -> None:
+        """A pass: what a sleep takes too long is taken off the next one."""
+        seconds *= self.slower
+        self.busy += seconds
+        begun = time.perf_counter()
+        time.sleep(max(0.0, seconds - self._ahead))
+        self._ahead += time.perf_counter() - begun - seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a group begins with: crops, and tokens of each prompt."""
+
+    crops: int
+    lengths: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Passes:
+    """`actors.engine.Decoder` on a simulated GPU. Logits are None."""
+
+    roofline: Roofline
+    clock: Clock
+    contexts: dict[Place, int] = field(default_factory=dict)
+
+    def start(self, groups: Sequence[Started], into: Sequence[Sequence[Place]]) -> None:
+        """Vision, then prompts. A group's common beginning is counted once for each prompt."""
+        for group, own in zip(groups, into, strict=True):
+            self.contexts.update(zip(own, group.lengths, strict=True))
+        lengths = [length for group in groups for length in group.lengths]
+        self.clock.take(
+            self.roofline.vision_s(sum(g.crops for g in groups)) + self.roofline.prefill_s(lengths)
+        )
+
+    def step(self, slots: Sequence[Place], tokens: object) -> None:
+        """One token more in each slot."""
+        self.clock.steps += 1
+        self.clock.running += len(slots)
+        self.clock.take(self.roofline.step_s([self.contexts[slot] for slot in slots]))
+        for slot in slots:
+            self.contexts[slot] += 1
+
+
+class Lengths:
+    """`actors.engine.Choice`: a caption ends after as many tokens as it was opened with."""
+
+    def __init__(self) -> None:
+        self._left: dict[Place, int] = {}
+        self._whole: dict[Place, int] = {}
+
+    def join(self, slot: Place, opening: int) -> None:
+        """A caption of so many tokens begins in this slot."""
+        self._left[slot] = self._whole[slot] = opening
+
+    def next(self, slots: Sequence[Place], logits: object) -> None:
+        """One token more in each slot."""
+        for slot in slots:
+            self._left[slot] -= 1
+
+    def last(self, slots: Sequence[Place]) -> None:
+        """Nothing is said."""
+
+    def ended(self, slot: Place) -> bool:
+        """Whether the slot's caption is complete."""
+        return not self._left[slot]
+
+    def spoken(self, slot: Place) -> int:
+        """Tokens of the slot's caption."""
+        return self._whole[slot]
+
+    def leave(self, slot: Place) -> None:
+        """The slot is free."""
+        del self._left[slot], self._whole[slot]
+
+    def reset(self) -> None:
+        """All slots are free."""
+        self._left.clear()
+        self._whole.clear()
+
+
+class Simulated:
+    """`actors.captioner.Generator` on one simulated GPU.
+
+    Output lengths are log-normal, by the asset's bytes alone. After each unit it adds a line to a file of its own in
+    `log`: the time, and what `Clock` counts until then.
+    """
+
+    def __init__(
+        self, roofline: Roofline, geometry: Geometry, model: ModelConfig, slower: float, log: str
+    ) -> None:
+        self._roofline, self._geometry, self._model = roofline, geometry, model
+        self._clock = Clock(slower)
+        self._engine: Engine[Started, int, int] | None = None
+        self._log = Path(log) / f"{os.getpid()}.jsonl"
+
+    def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
+        """A prompt as long as it would be."""
+        view = sample.view
+        visual = sum(self._geometry.tokens(view.media, view.sizes, view.n_crops))
+        return Request(sample, prompt.id, (0,) * (visual + TEXT_TOKENS), visual)
+
+    def generate(
+        self, requests: Sequence[Request], settings: GenerationConfig
+    ) -> Iterator[tuple[int, Caption]]:
+        """Empty captions, when they would be done."""
+        lengths = [len(r.input_ids) + settings.max_new_tokens for r in requests]
+        outputs = [_output(r.sample.view.sha256, settings) for r in requests]
+        call = Call(lengths, outputs, partial(_started, requests))
+        groups = longest_first([[i] for i in range(len(requests))], lengths)
+        for number, tokens in self._engine_of(settings).captions(call, groups):
+            request = requests[number]
+            yield (
+                number,
+                Caption("", (0,) * tokens, Finish.STOP, 0.0, len(request.input_ids), request.n_visual_tokens),
+            )
+        with self._log.open("a") as lines:
+            told = (time.time(), self._clock.busy, self._clock.steps, self._clock.running, len(requests))
+            lines.write(json.dumps(told) + "\n")
+
+    def _engine_of(self, settings: GenerationConfig) -> Engine[Started, int, int]:
+        if self._engine is None:
+            memory = int(self._roofline.gpu.memory)
+            most = fit.batch_tokens(self._roofline.footprint, self._model, settings, memory)
+            tokens = min(settings.batch_tokens, most) + settings.batch_size * settings.max_new_tokens
+            rooms = partial(Rooms, tokens, settings.batch_size, Block)
+            self._engine = Engine(Passes(self._roofline, self._clock), Lengths(), rooms)
+        return self._engine
+
+
+def _started(requests: Sequence[Request], groups: Sequence[Group]) -> list[Started]:
+    return [
+        Started(requests[group[0]].sample.view.n_crops, tuple(len(requests[i].input_ids) for i in group))
+        for group in groups
+    ]
+
+
+def _output(sha256: str, settings: GenerationConfig) -> int:
+    drawn = random.Random(sha256).lognormvariate(math.log(MEDIAN), SIGMA)
+    return max(1, min(settings.max_new_tokens, round(drawn)))
