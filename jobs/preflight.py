@@ -83,7 +83,8 @@ def check(loaded: Loaded) -> Ready:
     described = checkpoint.describe(folder, replace(asked.model, revision=model.revision))
     output = replace(asked.output, uri=storage.absolute(asked.output.uri))
     job = replace(asked, model=model, output=output)
-    tiles, footprint = checkpoint.geometry(folder), checkpoint.footprint(folder)
+    tiles = checkpoint.geometry(folder).capped(job.image.max_crops)
+    footprint = checkpoint.footprint(folder)
     return Ready(job, tuple(listed.result()[0] or ()), tiles, footprint, _recipe(job, described))
 
 

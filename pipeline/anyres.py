@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from typing import Any
@@ -81,6 +81,19 @@ class Geometry:
             mean=families.colours(preprocessor, "image_mean"),
             std=families.colours(preprocessor, "image_std"),
         )
+
+    def capped(self, max_crops: int) -> Geometry:
+        """With only those grids that make at most `max_crops` crops of a picture, the base included; 0: all.
+
+        As the processor and the model do it with these `image_grid_pinpoints` alone. ConfigError where none is left.
+        """
+        if not max_crops:
+            return self
+        small = tuple((h, w) for h, w in self.pinpoints if 1 + h * w // self.tile**2 <= max_crops)
+        if not small:
+            least = min(1 + h * w // self.tile**2 for h, w in self.pinpoints)
+            raise ConfigError([f"[image] max_crops must be 0 or at least {least} here, not {max_crops}"])
+        return replace(self, pinpoints=small)
 
     def tiled(self, media: Media) -> bool:
         """Whether a picture of such an asset is a base crop and tiles; else it is one crop."""
