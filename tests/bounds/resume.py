@@ -33,7 +33,6 @@ from pipeline.anyres import Geometry
 from pipeline.commit import committed, units_uri
 from pipeline.plan import Plan, plan_uri
 from pipeline.types import Media, Size, Unit
-from tests import made
 
 ROOT = Path(__file__).parents[2]
 EACH = 1_000  # assets a shard
@@ -48,6 +47,8 @@ def build(at: str, folder: Path, assets: int, side: int) -> tuple[str, list[str]
 
     The checkpoint is put into `folder`.
     """
+    from tests import made  # imports tokenizers, which a driver does without
+
     job_file = made.job(f"{at}/in/*.tar", made.checkpoint(folder / "checkpoint"), f"{at}/out")
     _write(storage.join(at, "in", f"{i:06d}.tar") for i in range(assets // EACH))
     plan = planned(job_file, side)
