@@ -245,7 +245,7 @@ def _level(fs: Any, uri: str, folder: str) -> list[Entry]:
     try:
         if s3.serves(fs):
             return _files(fs, s3.find(fs, uri, folder, lambda *item: item, deep=False))
-        found = call("list", uri, lambda: fs.ls(folder or "/", detail=True))
+        found = call("list", uri, lambda: fs.ls(folder, detail=True))
     except MissingError:
         return []
     return _files(fs, ((item["name"], item) for item in found if item["name"].startswith(f"{folder}/")))
