@@ -225,11 +225,13 @@ def expand(pattern: str) -> list[Entry]:
     """The objects that match a glob (`*`, `?`, `[…]`, `**`), sorted by uri; local links to files count as files."""
     fs, path = _open(pattern)
     folder, _, name = path.rpartition("/")
-    if is_glob(folder) or name == "**":
+    if s3.serves(fs) and not is_glob(folder) and name != "**":  # fsspec's own takes twice as long
+        matches = re.compile(glob_translate(name)).match
+        return [entry for entry in _level(fs, pattern, folder) if matches(entry.name)]
+    with contextlib.suppress(MissingError):
         found = call("list", pattern, lambda: fs.glob(path, detail=True))
         return _files(fs, found.items())
-    matches = re.compile(glob_translate(name)).match
-    return [entry for entry in _level(fs, pattern, folder) if matches(entry.name)]
+    return []
 
 
 def siblings(uri: str) -> list[Entry]:
@@ -243,7 +245,7 @@ def _level(fs: Any, uri: str, folder: str) -> list[Entry]:
     try:
         if s3.serves(fs):
             return _files(fs, s3.find(fs, uri, folder, lambda *item: item, deep=False))
-        found = call("list", uri, lambda: fs.ls(folder or "/", detail=True))
+        found = call("list", uri, lambda: fs.ls(folder, detail=True))
     except MissingError:
         return []
     return _files(fs, ((item["name"], item) for item in found if item["name"].startswith(f"{folder}/")))

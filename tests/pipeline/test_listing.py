@@ -105,3 +105,7 @@ def test_expand_of_more_than_a_page_of_s3_is_whole(s3: str) -> None:
     _put_many(s3, MORE_THAN_A_PAGE)
     storage.put(join(s3, "0500/below"), b"")
     assert [e.name for e in storage.expand(join(s3, "*"))] == MORE_THAN_A_PAGE
+
+
+def test_a_query_that_no_web_server_answers_matches_nothing() -> None:
+    assert storage.expand("http://127.0.0.1:9/a.tar?part=1") == []
