@@ -2,10 +2,10 @@
 
     python -m jobs.bench.simulation JOB.toml --gpu h100 [--config CONFIG.json] [--slower F]
 
-Reading, decoding, cutting, Ray and commits are real, the model is not computed: `--gpu` says which GPU each of the job's
-replicas would have, `--config` which model (else the job's). A machine with few cores stands for one with more where
-the GPU is `--slower` by as much. Printed for each replica: its share of the time, from the end of its first unit to that
-of its last, in which it computed, and the share of slots that were idle while it did.
+Reading, decoding, cutting, Ray and commits are real, the model is not computed: `--gpu` says which GPU each of the
+job's replicas would have, `--config` which model (else the job's). A machine with few cores stands for one with more
+where the GPU is `--slower` by as much. Printed for each replica: its share of the time, from the end of its first unit
+to that of its last, in which it computed, and the share of slots that were idle while it did.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def busy(own: list[Line]) -> float:
 
 
 def idle(own: list[Line], slots: int) -> float:
-    """Share of slots that no caption was in, over all steps after the first unit but those of the last, which runs dry."""
+    """Share of slots that no caption was in, over the steps after the first unit but those of the last: it runs dry."""
     steps, captions = own[-2][2] - own[0][2], own[-2][3] - own[0][3]
     return 1 - captions / (steps * slots)
 

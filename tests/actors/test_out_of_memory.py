@@ -57,7 +57,7 @@ small = prepared(NEXT[:1], folder)
 large = prepared([*NEXT, Asked(Media.VIDEO, clip(1, 100), TURNS)], folder)
 free = tokens(ours.caption(small).answers)
 pages = int(Path("/proc/self/statm").read_text().split()[0])
-resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (24 << 20),) * 2)
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (36 << 20),) * 2)
 limited = tokens(ours.caption(large).answers)
 said = [one for one in limited.values() if isinstance(one, tuple)]
 print(*set(limited.values()) - set(said), len(said))
