@@ -7,10 +7,9 @@ their own through the same seams.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import takewhile
 from typing import Any, Generic, Protocol, TypeVar
 
 from pipeline.batching import Rooms, Slot
@@ -20,22 +19,25 @@ Group = Sequence[int]  # numbers of the prompts of one sample
 Started = TypeVar("Started")  # what a group begins with
 Opening = TypeVar("Opening")  # what the choice must know of a prompt
 Said = TypeVar("Said")
+Started_contra = TypeVar("Started_contra", contravariant=True)
+Opening_contra = TypeVar("Opening_contra", contravariant=True)
+Said_co = TypeVar("Said_co", covariant=True)
 
 
-class Decoder(Protocol[Started]):
+class Decoder(Protocol[Started_contra]):
     """The language model. Both methods return the logits of each slot's next token."""
 
-    def start(self, groups: Sequence[Started], into: Sequence[Sequence[Slot[Any]]]) -> Any:
+    def start(self, groups: Sequence[Started_contra], into: Sequence[Sequence[Slot[Any]]]) -> Any:
         """Begin every prompt of every group, in order, in the slots that `into` has for it."""
 
     def step(self, slots: Sequence[Slot[Any]], tokens: Any) -> Any:
         """One more token, `tokens`, in each of these slots, those of a block side by side."""
 
 
-class Choice(Protocol[Opening, Said]):
+class Choice(Protocol[Opening_contra, Said_co]):
     """The next tokens, and where captions end."""
 
-    def join(self, slot: Slot[Any], opening: Opening) -> None:
+    def join(self, slot: Slot[Any], opening: Opening_contra) -> None:
         """A caption begins in this slot."""
 
     def next(self, slots: Sequence[Slot[Any]], logits: Any) -> None:
@@ -47,7 +49,7 @@ class Choice(Protocol[Opening, Said]):
     def ended(self, slot: Slot[Any]) -> bool:
         """Whether the slot's caption is complete."""
 
-    def spoken(self, slot: Slot[Any]) -> Said:
+    def spoken(self, slot: Slot[Any]) -> Said_co:
         """The slot's complete caption."""
 
     def leave(self, slot: Slot[Any]) -> None:
@@ -89,7 +91,7 @@ class Engine(Generic[Started, Opening, Said]):
 
     def captions(
         self, call: Call[Started, Opening, Said], groups: Sequence[Group]
-    ) -> Iterator[tuple[int, Said]]:
+    ) -> Generator[tuple[int, Said], None, None]:
         """What each prompt of the groups, which begin in this order, is answered, with its number, as it is done.
 
         Whoever waits has the next pass made, for all callers; what it raises, all callers raise.
@@ -139,9 +141,7 @@ class Engine(Generic[Started, Opening, Said]):
             now = [slot for own in into for slot in own]
             logits = self._decoder.start(_started(begun), into)
         else:
-            now = sorted(
-                self._running, key=lambda slot: (id(slot.block), slot.index)
-            )  # a block's side by side
+            now = sorted(self._running, key=_side_by_side)
             logits = self._decoder.step(now, self._choice.last(now))
         self._choice.next(now, logits)
         for slot in filter(self._choice.ended, now):
@@ -163,9 +163,7 @@ class Engine(Generic[Started, Opening, Said]):
                     self._rooms.give(slot)
                 break
             self._waiting.popleft()
-            if len(taken) < len(
-                group
-            ):  # more prompts than an empty cache holds: the others look at the asset again
+            if len(taken) < len(group):  # more than an empty cache holds: the others look at the asset again
                 self._waiting.appendleft((call, group[len(taken) :]))
             for slot, number in zip(taken, group, strict=False):
                 self._running[slot] = call, number
@@ -175,13 +173,21 @@ class Engine(Generic[Started, Opening, Said]):
 
     def _take(self, call: Call[Started, Opening, Said], group: Group) -> list[Slot[Any]]:
         """A slot for each prompt of the group, or for as many of the first as have one."""
-        slots = (self._rooms.take(call.lengths[number], len(self._waiting)) for number in group)
-        return list(takewhile(bool, slots))
+        taken = list[Slot[Any]]()
+        for number in group:
+            if (slot := self._rooms.take(call.lengths[number], len(self._waiting))) is None:
+                break
+            taken.append(slot)
+        return taken
 
     def _end(self, slot: Slot[Any]) -> None:
         del self._running[slot]
         self._rooms.give(slot)
         self._choice.leave(slot)
+
+
+def _side_by_side(slot: Slot[Any]) -> tuple[int, int]:
+    return id(slot.block), slot.index
 
 
 def _started(begun: Sequence[tuple[Call[Started, Any, Any], Group, Any]]) -> list[Started]:

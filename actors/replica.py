@@ -129,10 +129,9 @@ class Replica:
         openings = [
             Opening(r.input_ids, seed_of(settings.seed, r.sample.view.sha256, r.prompt_id)) for r in requests
         ]
-        call = Call(lengths, openings, partial(self._branches, requests))
-        for number, spoken in self._engine(settings).captions(
-            call, longest_first(_groups(requests), lengths)
-        ):
+        call = Call[Branches, Opening, Spoken](lengths, openings, partial(self._branches, requests))
+        groups = longest_first(_groups(requests), lengths)
+        for number, spoken in self._engine(settings).captions(call, groups):
             yield number, self._caption(requests[number], spoken, settings)
 
     def _engine(self, settings: GenerationConfig) -> Engine[Branches, Opening, Spoken]:

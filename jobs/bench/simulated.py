@@ -155,7 +155,7 @@ class Simulated:
         """Empty captions, when they would be done."""
         lengths = [len(r.input_ids) + settings.max_new_tokens for r in requests]
         outputs = [_output(r.sample.view.sha256, settings) for r in requests]
-        call = Call(lengths, outputs, partial(_started, requests))
+        call = Call[Started, int, int](lengths, outputs, partial(_started, requests))
         groups = longest_first([[i] for i in range(len(requests))], lengths)
         for number, tokens in self._engine_of(settings).captions(call, groups):
             request = requests[number]
