@@ -7,7 +7,7 @@ their own through the same seams.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -141,7 +141,7 @@ class Engine(Generic[Started, Opening, Said]):
             now = [slot for own in into for slot in own]
             logits = self._decoder.start(_started(begun), into)
         else:
-            now = sorted(self._running, key=_side_by_side)
+            now = _side_by_side(self._running)
             logits = self._decoder.step(now, self._choice.last(now))
         self._choice.next(now, logits)
         for slot in filter(self._choice.ended, now):
@@ -186,8 +186,12 @@ class Engine(Generic[Started, Opening, Said]):
         self._choice.leave(slot)
 
 
-def _side_by_side(slot: Slot[Any]) -> tuple[int, int]:
-    return id(slot.block), slot.index
+def _side_by_side(slots: Iterable[Slot[Any]]) -> list[Slot[Any]]:
+    """Those of a block together; blocks in the order of their first."""
+    found = dict[Any, list[Slot[Any]]]()
+    for slot in slots:
+        found.setdefault(slot.block, []).append(slot)
+    return [slot for own in found.values() for slot in own]
 
 
 def _started(begun: Sequence[tuple[Call[Started, Any, Any], Group, Any]]) -> list[Started]:
