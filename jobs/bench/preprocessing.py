@@ -20,7 +20,7 @@ from transformers import LlavaNextImageProcessorPil, LlavaOnevisionImageProcesso
 
 from jobs.bench.figure import Ceiling, Figure, Found, Spread, Versus
 from jobs.bench.rounds import rounds
-from jobs.bench.subject import Options, Subject
+from jobs.bench.subject import CAPPED, NOTHING, Options, Subject
 from pipeline import image
 from pipeline.anyres import Geometry
 from pipeline.config import ImageConfig
@@ -69,7 +69,8 @@ def measure(options: Options) -> Found:
         figures.append(Figure(name, took.scaled(1e3), "ms of CPU", versus, ceiling, details))
     kind = "the job's first images" if own else f"JPEG quality {QUALITY}, seed {SEED}"
     said = f"{kind}, encoded bytes to crops, one thread, medians of {options.pairs} rounds"
-    return Found(NAME, said, [*figures, *_mean(figures)])
+    notes = [f"{PEER}: {CAPPED}"] if own and own.image.max_crops else []
+    return Found(NAME, said, [*figures, *_mean(figures)], notes if figures else [NOTHING])
 
 
 def photograph(width: int, height: int) -> bytes:
@@ -114,9 +115,8 @@ def same(crops: Pixels, pixels: np.ndarray, tiles: Geometry = GEOMETRY) -> bool:
 def _pictures(own: Subject | None, count: int) -> Iterator[tuple[str, bytes]]:
     """Sizes and encoded bytes: of the eight, or of a job's first single images."""
     if own:
-        for asset, data in own.images(count):
-            (size,) = asset.facts
-            yield f"{size.width} x {size.height}", data
+        for one in own.pictures(count):
+            yield f"{one.picture.width} x {one.picture.height}", one.data
     else:
         for width, height in SIZES:
             yield f"{width} x {height}", photograph(width, height)

@@ -13,7 +13,7 @@ from jobs.bench.figure import Ceiling, Figure, Found, Versus
 from jobs.bench.measured import Ids, Measured, least_s
 from jobs.bench.rounds import Rounds, rounds
 from jobs.bench.subject import Options
-from jobs.bench.vllm_side import WITHOUT, vllm_or_none
+from jobs.bench.vllm_side import told, vllm_or_none
 from jobs.bench.work import SIZES, Work, described, work
 from pipeline.types import Request
 
@@ -29,7 +29,11 @@ def measure(options: Options) -> Found:
     prompts = len(subject.prompts) if subject.shards else options.prompts
     todo = work(options, min(options.pictures, len(SIZES)), prompts)
     if prompts < 2 or not todo.pictures:
-        return Found(NAME, "nothing", notes=["it takes two prompts, and single images that can be read"])
+        return Found(
+            NAME,
+            "nothing",
+            notes=["it takes two prompts about single images, and some of these"],
+        )
     replica = Measured(subject, options.new_tokens)
     requests = todo.requests(replica)
     with vllm_or_none(options, todo, requests, prefix_caching=True) as peer:
@@ -44,7 +48,7 @@ def measure(options: Options) -> Found:
         f"medians of {options.pairs} rounds"
     )
     least = least_s(subject, options.machine, requests, [options.new_tokens] * todo.count)
-    return Found(NAME, said, list(_figures(done, todo, least, prompts)), [] if peer else [WITHOUT])
+    return Found(NAME, said, list(_figures(done, todo, least, prompts)), [told(options, peer)])
 
 
 def _sides(

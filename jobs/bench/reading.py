@@ -29,7 +29,7 @@ from ray.data._internal.datasource.webdataset_datasource import WebDatasetDataso
 
 from jobs.bench.figure import Ceiling, Figure, Found, Versus
 from jobs.bench.rounds import Rounds, rounds
-from jobs.bench.subject import Options
+from jobs.bench.subject import NOTHING, Options
 from pipeline import index
 from pipeline.config import InputConfig
 from pipeline.read import read_assets
@@ -51,7 +51,7 @@ def measure(options: Options) -> Found:
         path = Path(folder) / "shard.tar"
         sizes = write(path, _images(options, count))
         if not sizes:
-            return Found(NAME, "nothing", notes=["the job's sample has no single image that can be read"])
+            return Found(NAME, "nothing", notes=[NOTHING])
         done = rounds(_sides(path), options.pairs, cpu_s)
     kind = "of the job" if options.subject.shards else f"of random bytes, seed {SEED}"
     mean = sum(sizes) / len(sizes)
@@ -142,7 +142,7 @@ def reader(path: Path) -> Iterator[Any]:
 
 
 def cpu_s() -> float:
-    """Seconds of CPU that this process (to the ns) and those below it (to 10 ms) have taken, but for some that ended."""
+    """Seconds of CPU of this process (to the ns) and of those below it (to 10 ms), but for some that have ended."""
     seconds, parent = dict[int, float](), dict[int, int]()
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended

@@ -3,23 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+
+from PIL import Image
 
 from actors import checkpoint
 from actors.sandbox import prober
 from jobs.bench.machine import Machine
 from jobs.preflight import Ready
-from pipeline import index
+from pipeline import image, index
 from pipeline.anyres import Geometry
 from pipeline.config import GenerationConfig, ImageConfig, ModelConfig, PromptConfig, UnitConfig, VideoConfig
+from pipeline.errors import MediaError
 from pipeline.footprint import Footprint
 from pipeline.read import read_assets
 from pipeline.types import Asset, Media, Problem, Shard, Turn
 
 QUESTIONS = ("Describe the image in detail.", "Give the image a title.", "How many objects are in it?")
+CAPPED = "it does not cap crops as the job does"  # why a peer is left out
+NOTHING = "the job's sample has no single image that can be read, or none that a prompt asks about"
 SAMPLE = 5_000  # assets of a job that are looked at, unless the user says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A single image of a job: its asset, its encoded bytes, and what they decode to."""
+
+    asset: Asset
+    data: bytes
+    picture: Image.Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +62,15 @@ class Subject:
         """The job's first single images that can be read, so many or fewer."""
         return islice(self._images(), count)
 
+    def pictures(self, count: int) -> Iterator[Picture]:
+        """The first of them that can be decoded."""
+        return islice(self._pictures(), count)
+
+    def _pictures(self) -> Iterator[Picture]:
+        for asset, data in self._images():
+            with suppress(MediaError):  # a run makes a failure row of it
+                yield Picture(asset, data, image.decode(data, self.image))
+
     def _images(self) -> Iterator[tuple[Asset, bytes]]:
         for shard, assets in self.shards:
             single = [a for a in assets if a.media is Media.IMAGE and not isinstance(a.facts, Problem)]
@@ -69,7 +93,7 @@ def of_job(ready: Ready, count: int) -> Subject:
         checkpoint.fetch(job.model),
         ready.geometry,
         job.cluster.gpus_per_replica,
-        job.prompts,
+        tuple(prompt for prompt in job.prompts if prompt.asked(Media.IMAGE)),
         job.generation,
         job.image,
         job.video,

@@ -15,12 +15,11 @@ import torch
 
 from jobs.bench import vllm_peer
 from jobs.bench.measured import Ids
-from jobs.bench.subject import Options
+from jobs.bench.subject import CAPPED, Options
 from jobs.bench.work import Work, png
 from pipeline.errors import RunError
 from pipeline.types import Request
 
-WITHOUT = "vLLM: left out; --vllm-python names an interpreter that has it"
 TOLD = 2_000  # characters of its last words, where it fails
 
 
@@ -54,10 +53,27 @@ class Vllm:
 def vllm_or_none(
     options: Options, work: Work, requests: Sequence[Request], *, prefix_caching: bool
 ) -> AbstractContextManager[Vllm | None]:
-    """vLLM, its model loaded, with the work's pictures and the prompts of `requests`; None without an interpreter."""
-    if not options.vllm_python:
+    """vLLM, its model loaded, with the work's pictures and the prompts of `requests`; None where `told` says why."""
+    if _without(options):
         return nullcontext()
     return _vllm(options, work, requests, prefix_caching)
+
+
+def told(options: Options, peer: Vllm | None) -> str:
+    """One line about vLLM's side."""
+    return (
+        f"vLLM {peer.version}, from decoded pixels on" if peer else f"vLLM is left out: {_without(options)}"
+    )
+
+
+def _without(options: Options) -> str:
+    """Why vLLM is not beside us, "" where it is."""
+    subject = options.subject
+    if not options.vllm_python:
+        return "--vllm-python names an interpreter that has it"
+    if subject.model.quantization != "none":
+        return f"it does not read {subject.model.quantization} as we do"
+    return CAPPED if subject.image.max_crops else ""
 
 
 @contextmanager
@@ -72,7 +88,7 @@ def _vllm(options: Options, work: Work, requests: Sequence[Request], prefix_cach
             "requests": list(_told(Path(folder), work, requests)),
         }
         process = subprocess.Popen(
-            [options.vllm_python, vllm_peer.__file__],
+            [str(options.vllm_python), vllm_peer.__file__],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

@@ -6,14 +6,13 @@ import io
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from actors.captioner import Generator
 from jobs.bench.subject import Options
-from pipeline import image
 from pipeline.anyres import Geometry
 from pipeline.config import PromptConfig
 from pipeline.types import Media, Request, Sample, Size, View
@@ -39,15 +38,12 @@ class Work:
 
     def requests(self, generator: Generator) -> list[Request]:
         """From pixels to crops and token ids: every picture under every prompt, those of a picture side by side."""
+        samples = [self._sample(number) for number in range(len(self.pictures))]
         return [
-            generator.encode(self._sample(number), prompt, fields)
-            for number, fields in enumerate(self.fields)
+            generator.encode(sample, prompt, fields)
+            for sample, fields in zip(samples, self.fields, strict=True)
             for prompt in self.prompts
         ]
-
-    def asking(self, prompts: int) -> Work:
-        """The same pictures under the first prompts only."""
-        return replace(self, prompts=self.prompts[:prompts])
 
     def _sample(self, number: int) -> Sample:
         picture = self.pictures[number]
@@ -61,9 +57,8 @@ def work(options: Options, pictures: int, prompts: int) -> Work:
     subject = options.subject
     asked = (subject.prompts * prompts)[:prompts]
     if subject.shards:
-        own = list(subject.images(pictures))
-        decoded = [image.decode(data, subject.image) for _, data in own]
-        return Work(decoded, [asset.text for asset, _ in own], asked, subject.tiles)
+        own = list(subject.pictures(pictures)) if asked else []
+        return Work([p.picture for p in own], [p.asset.text for p in own], asked, subject.tiles)
     dice = np.random.default_rng(SEED)
     sizes = [SIZES[i % len(SIZES)] for i in range(pictures)]
     drawn = [Image.fromarray(dice.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes]
