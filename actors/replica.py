@@ -138,11 +138,13 @@ class Replica:
         """The one of these settings; a job has one."""
         with self._making:
             if settings not in self._engines:
-                choice = Choice(settings, self._ending(settings), self._model.device)
                 tokens = self.batch_tokens(settings) + settings.batch_size * settings.max_new_tokens
                 rooms = partial(Rooms, tokens, settings.batch_size, Slots)
-                self._engines = {settings: Engine(self._decoder, choice, rooms)}
+                self._engines = {settings: Engine(self._decoder, self._choice(settings), rooms)}
             return self._engines[settings]
+
+    def _choice(self, settings: GenerationConfig) -> Choice:
+        return Choice(settings, self._ending(settings), self._model.device)
 
     def _ending(self, settings: GenerationConfig) -> Ending:
         return Ending(self._stop, settings.stop, self._text)

@@ -14,13 +14,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from jobs import interrupt
+from jobs.bench import PARTS
 from jobs.exit_codes import FAILED, INTERRUPTED, USAGE
 from jobs.start import start
 from pipeline import config
 from pipeline.errors import CaptionmillError, ConfigError
+from pipeline.footprint import BYTES
 from pipeline.quality import caption_text
 
 if TYPE_CHECKING:
@@ -108,6 +111,68 @@ def demo(output: Path, scenes: int) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     with _exit_codes(console):
         show(output, scenes, console)
+
+
+@main.command()
+@click.argument("parts", nargs=-1, type=click.Choice(PARTS), metavar="[PART]...")
+@click.option(
+    "--job",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure with this job's first assets, model and prompts. Nothing is written to its output.",
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="With --job: override a key."
+)
+@click.option("--model", default="demo", show_default=True, help="Without --job: folder or hub id.")
+@click.option(
+    "--dtype", type=click.Choice(list(BYTES)), default="bfloat16", show_default=True, help="Without --job."
+)
+@click.option(
+    "--threads", type=click.IntRange(min=0), default=0, help="Without --job: of torch.  [default: its own]"
+)
+@click.option(
+    "--pairs", type=click.IntRange(min=1), default=5, show_default=True, help="Rounds of all sides."
+)
+@click.option(
+    "--assets",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Assets that are read and planned.  [default: 5,000 and 500,000; of a job 5,000]",
+)
+@click.option(
+    "--image-bytes", type=click.IntRange(min=1), default=20_000, show_default=True, help="Of images to read."
+)
+@click.option(
+    "--pictures", type=click.IntRange(min=1), default=16, show_default=True, help="Pictures to caption."
+)
+@click.option(
+    "--prompts", type=click.IntRange(min=1), default=3, show_default=True, help="About one picture."
+)
+@click.option("--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Of a caption.")
+@click.option(
+    "--vllm-python",
+    type=click.Path(exists=True, dir_okay=False, executable=True),
+    help="An interpreter with vLLM, to measure beside.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def bench(parts: Sequence[str], job: Path | None, as_json: bool, **given: Any) -> None:
+    """Measure PARTs, or all, on this machine: beside installed peers, and beside what the machine could do at most.
+
+    PART is one of preprocessing, reading, planning, generation and prompts.
+    """
+    from jobs.bench import command  # it takes seconds to import torch and transformers
+
+    source = click.get_current_context().get_parameter_source
+    own = [name for name in ("model", "dtype", "threads") if source(name) is ParameterSource.COMMANDLINE]
+    if job and own:
+        raise click.UsageError(f"--{own[0]} is for a run without --job; a job's is changed by --set")
+    if given["overrides"] and not job:
+        raise click.UsageError("--set needs --job")
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with _exit_codes(console):
+        where = _override("output.uri", command.NOWHERE)
+        loaded = config.read(_text(job), [*given["overrides"], *where]) if job else None
+        command.show(parts, command.options(loaded, given), console, as_json=as_json)
 
 
 def _text(job: Path) -> str:

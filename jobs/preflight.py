@@ -135,7 +135,7 @@ def _model(section: ModelConfig, cluster: ClusterConfig, generation: GenerationC
     problems = lacking(section, cluster)
     if problems and is_hub_id(section):
         raise ConfigError(problems)
-    pinned, said = _look(checkpoint.pin, _at(section))
+    pinned, said = _look(checkpoint.pin, placed(section))
     if problems or pinned is None:
         raise ConfigError([*problems, *said])
     if memory := int(cluster.gpu_memory_gib * cluster.gpus_per_replica * GIB):
@@ -143,7 +143,7 @@ def _model(section: ModelConfig, cluster: ClusterConfig, generation: GenerationC
     return pinned
 
 
-def _at(model: ModelConfig) -> ModelConfig:
+def placed(model: ModelConfig) -> ModelConfig:
     """The model with "demo" and local folders as absolute paths."""
     if is_hub_id(model):
         return model

@@ -1,124 +1,115 @@
-"""What captions cost here, beside transformers' `generate` one by one and in a left-padded batch.
+"""What captions cost, beside transformers' `generate` and, where an interpreter has it, vLLM.
 
-    python -m jobs.bench.generation CHECKPOINT [--new-tokens N] [--pairs N] [--dtype NAME] [--threads N]
-
-The pictures of `jobs.bench.prompts`, decoded and cut beforehand; every caption has exactly as many new tokens as asked
-for. All sides run in turns in one process, on the same crops and token ids; printed are medians of ratios, with their
-spread and seconds.
+All sides caption the same pictures with the same prompts, in the same numbers of tokens: as many for each, and natural
+lengths, which are log-normal. The transformers side is given crops and token ids, made beforehand, and so is ours
+beside it; vLLM makes its own from decoded pixels, and beside it so do we.
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
-import torch
-from rich.console import Console
-from torch import Tensor
-from torch.nn.functional import pad
-from torch.nn.utils.rnn import pad_sequence
+from jobs.bench.figure import Ceiling, Figure, Found, Spread, Versus
+from jobs.bench.measured import Ids, Measured, least_s, passes
+from jobs.bench.rounds import Rounds, rounds
+from jobs.bench.subject import CAPPED, NOTHING, Options
+from jobs.bench.transformers_peer import Transformers
+from jobs.bench.vllm_side import Vllm, told, vllm_or_none
+from jobs.bench.work import MEDIAN, MOST, SIGMA, Work, described, natural, work
 
-from actors.checkpoint import geometry
-from actors.loading import load_model
-from actors.replica import Replica
-from actors.vision import normalized
-from jobs.bench.prompts import QUESTIONS, SEED, SIZES, samples
-from pipeline.anyres import Geometry
-from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
-from pipeline.types import Request, Turn
-
-Ids = list[tuple[int, ...]]
+NAME = "generation"
+HERE, PIXELS, VLLM = "here", "here, from pixels", "vLLM"
+BATCHES = {"one by one": 1, "batches of 8": 8, "batches of 16": 16}
 
 
-class Peer:
-    """transformers' own model and `generate`, given the crops and token ids of requests about single images."""
-
-    def __init__(self, model: ModelConfig, folder: Path, tiles: Geometry, new_tokens: int) -> None:
-        self._model: Any = load_model(model, folder, 0.0)
-        self._tiles, self._new = tiles, new_tokens
-
-    def one_by_one(self, requests: Sequence[Request]) -> Ids:
-        """Each request by itself."""
-        return [ids for request in requests for ids in self.batch([request])]
-
-    def batch(self, requests: Sequence[Request]) -> Ids:
-        """All in one batch, prompts padded on the left, crops with zeros."""
-        prompts = [torch.tensor(request.input_ids) for request in requests]
-        ids = pad_sequence(prompts, batch_first=True, padding_side="left")
-        mask = pad_sequence([torch.ones_like(p) for p in prompts], batch_first=True, padding_side="left")
-        sizes = [request.sample.view.sizes[0] for request in requests]
-        with torch.inference_mode():
-            out = self._model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                pixel_values=self._pixels(requests),
-                image_sizes=torch.tensor([(size.height, size.width) for size in sizes]),
-                max_new_tokens=self._new,
-                min_new_tokens=self._new,
-                do_sample=False,
-            )
-        return [tuple(row[ids.shape[1] :].tolist()) for row in out]
-
-    def _pixels(self, requests: Sequence[Request]) -> Tensor:
-        crops = [torch.from_numpy(request.sample.crops) for request in requests]
-        pixels = [normalized(c, self._tiles.mean, self._tiles.std).to(self._model.dtype) for c in crops]
-        most = max(map(len, pixels))
-        return torch.stack([pad(p, (0, 0, 0, 0, 0, 0, 0, most - len(p))) for p in pixels])
-
-
-def ours(replica: Replica, requests: Sequence[Request], new_tokens: int) -> Ids:
-    """The replica's captions of all requests."""
-    settings = GenerationConfig(max_new_tokens=new_tokens, min_new_tokens=new_tokens)
-    found = dict(replica.generate(requests, settings))
-    return [found[number].token_ids for number in range(len(requests))]
-
-
-def timed(side: Callable[[], Ids]) -> tuple[float, Ids]:
-    """Seconds, and what was said."""
-    begun = time.perf_counter()
-    said = side()
-    return time.perf_counter() - begun, said
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--threads", type=int, default=0)
-    given = parser.parse_args()
-    model = ModelConfig(str(given.checkpoint), dtype=given.dtype, threads=given.threads)
-    tiles, console, new = geometry(given.checkpoint), Console(soft_wrap=True), given.new_tokens
-    replica = Replica(model, str(given.checkpoint), tiles, new)
-    peer = Peer(model, given.checkpoint, tiles, new)
-    asked = PromptConfig("p", (Turn("user", QUESTIONS[0]),))
-    requests = [replica.encode(one, asked, {}) for one in samples(tiles)]
-    console.print(
-        f"{len(SIZES)} pictures, {new} new tokens each, {given.dtype}, {torch.get_num_threads()} threads, "
-        f"seed {SEED}; medians of {given.pairs} rounds"
-    )
-    sides: dict[str, Callable[[], Ids]] = {
-        "here": lambda: ours(replica, requests, new),
-        "generate, one by one": lambda: peer.one_by_one(requests),
-        "generate, one batch": lambda: peer.batch(requests),
+def measure(options: Options) -> Found:
+    """Captions a second, beside every peer there is, and vision and prefill beside the machine's matrix products."""
+    todo = work(options, options.pictures, 1)
+    if not todo.count:
+        return Found(NAME, "nothing", notes=[NOTHING])
+    lengths = {
+        f"{options.new_tokens} tokens each": [options.new_tokens] * todo.count,
+        "natural lengths": natural(todo.count),
     }
-    sides["here"]()  # warm up
-    rounds = [{name: timed(side) for name, side in sides.items()} for _ in range(given.pairs)]
-    for name in sides:
-        seconds = [each[name][0] for each in rounds]
-        ratios = sorted(each[name][0] / each["here"][0] for each in rounds)
-        same = sum(a == b for a, b in zip(rounds[0][name][1], rounds[0]["here"][1], strict=True))
-        console.print(
-            f"{name:22}{statistics.median(seconds):8.1f} s  {statistics.median(ratios):5.2f} x "
-            f"({ratios[0]:.2f} to {ratios[-1]:.2f})  {same} of {len(requests)} captions the same"
-        )
+    bench = _Bench(options, todo, max(options.new_tokens, MOST))
+    with vllm_or_none(options, todo, bench.requests, prefix_caching=False) as peer:
+        figures = [figure for name, own in lengths.items() for figure in bench.figures(name, own, peer)]
+    said = f"{described(options, todo)}, medians of {options.pairs} rounds"
+    notes = [
+        f"natural lengths are log-normal: median {MEDIAN}, sigma {SIGMA}, {MOST} at most",
+        told(options, peer),
+    ]
+    if bench.capped:
+        notes.append(f"transformers is left out: {CAPPED}")
+    return Found(NAME, said, [*figures, bench.first()], notes)
 
 
-if __name__ == "__main__":
-    main()
+class _Bench:
+    """The sides that run in this process, with their models loaded."""
+
+    def __init__(self, options: Options, todo: Work, most: int) -> None:
+        self._options, self._work = options, todo
+        self._replica = Measured(options.subject, most)
+        self.capped = bool(options.subject.image.max_crops)
+        self._peer = None if self.capped else Transformers(options.subject)
+        self.requests = todo.requests(self._replica)
+        self._seconds = list[float]()
+
+    def figures(self, name: str, lengths: Sequence[int], peer: Vllm | None) -> Iterator[Figure]:
+        """All sides on captions of these lengths."""
+        sides = {
+            HERE: partial(self._here, lengths),
+            **self._transformers(lengths),
+            **self._vllm(lengths, peer),
+        }
+        done = rounds(sides, self._options.pairs)
+        least = least_s(self._options.subject, self._options.machine, self.requests, lengths)
+        for side in [side for side in sides if side not in (HERE, PIXELS)] or [HERE]:
+            yield _figure(name, done, side, least)
+
+    def first(self) -> Figure:
+        """Vision and prefill of all pictures, in every round: operations a second."""
+        subject = self._options.subject
+        flops = passes(subject.footprint, self.requests)
+        rate = Spread.of(flops / own for own in self._seconds)
+        gemm = self._options.machine.gemm[subject.model.dtype]
+        ceiling = Ceiling(f"matrix products in {subject.model.dtype}", gemm, rate.median, "FLOP")
+        return Figure("vision and prefill", rate.scaled(1e-9), "GFLOP/s", None, ceiling)
+
+    def _here(self, lengths: Sequence[int]) -> Ids:
+        self._replica.clock.seconds = 0.0
+        said = self._replica.captions(self.requests, lengths)
+        self._seconds.append(self._replica.clock.seconds)
+        return said
+
+    def _transformers(self, lengths: Sequence[int]) -> Mapping[str, Callable[[], Ids]]:
+        if (peer := self._peer) is None:
+            return {}
+        sizes = {name: size for name, size in BATCHES.items() if size <= len(lengths)}
+        return {
+            f"generate, {name}": partial(peer.captions, self.requests, lengths, size)
+            for name, size in sizes.items()
+        }
+
+    def _vllm(self, lengths: Sequence[int], peer: Vllm | None) -> Mapping[str, Callable[[], Ids]]:
+        if not peer:
+            return {}
+        return {
+            PIXELS: lambda: self._replica.captions(self._work.requests(self._replica), lengths),
+            VLLM: lambda: peer.captions(lengths),
+        }
+
+
+def _figure(name: str, done: Rounds[Ids], side: str, least: float) -> Figure:
+    """Captions a second here, beside one of the others, which begins where we then begin, too; or by themselves."""
+    here = PIXELS if side == VLLM else HERE
+    ours, theirs = done.made[here], done.made[side]
+    rate = done.rate(here, len(ours))
+    ceiling = Ceiling("roofline", len(ours) / least, rate.median, "captions")
+    what = f"from {'pixels' if side == VLLM else 'crops'}, {name}"
+    if side == HERE:
+        return Figure(what, rate, "captions/s", None, ceiling)
+    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    details = {"theirs": done.rate(side, len(ours)).median, "same tokens": f"{same} of {len(ours)}"}
+    return Figure(what, rate, "captions/s", Versus(side, done.ratio(side, here)), ceiling, details)

@@ -1,31 +1,29 @@
 """How fast units are planned from a ready index.
 
-    python -m jobs.bench.planning [--assets N] [--rounds N]
-
-Index files of 10,000 rows on the local disk, single images whose sizes all differ, under LLaVA-OneVision's 36 grids:
-read, priced and cut into units as a run does. Printed are assets a second, by wall clock and by CPU time, medians.
+Index files of 10,000 rows on the local disk, single images whose sizes all differ, under LLaVA-OneVision's 36 grids, or
+a job's first assets, over and over, under its own: read, priced and cut into units as a run does.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
-import statistics
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from rich.console import Console
 
+from jobs.bench.figure import Ceiling, Figure, Found
+from jobs.bench.rounds import rounds
+from jobs.bench.subject import Options
 from pipeline import plan, schema
 from pipeline.anyres import Geometry
-from pipeline.config import UnitConfig, VideoConfig
 from pipeline.types import Asset, Media, Member, Shard, ShardFormat, Size
 
-EACH, SEED = 10_000, 0
+NAME = "planning"
+COUNT, EACH, SEED = 500_000, 10_000, 0
 SIDES = (64, 4_000)  # pixels
 GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
 
@@ -40,36 +38,33 @@ def assets(number: int) -> Iterator[Asset]:
         yield Asset(digest[32:], name, Media.IMAGE, (member,), digest, 20_000, {}, (Size(width, height),))
 
 
-def write(folder: Path, count: int) -> tuple[list[Shard], list[str]]:
-    """Index files of `count` shards; returns shards and addresses."""
+def write(folder: Path, count: int, own: Sequence[Asset]) -> tuple[list[Shard], list[str]]:
+    """Index files of `count` shards, of a job's `own` assets where there are some; returns shards and addresses."""
     shards = [Shard(f"{n}.tar", f"{n}.tar", "", 0, ShardFormat.TAR) for n in range(count)]
     uris = [str(folder / f"{n}.parquet") for n in range(count)]
     for number, uri in enumerate(uris):
         sink = io.BytesIO()
-        pq.write_table(schema.assets_to_table(list(assets(number))), sink, compression="zstd")
+        rows = list(islice(cycle(own), EACH)) if own else list(assets(number))
+        pq.write_table(schema.assets_to_table(rows), sink, compression="zstd")
         Path(uri).write_bytes(sink.getvalue())
     return shards, uris
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--assets", type=int, default=500_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    given, wall, cpu = parser.parse_args(), list[float](), list[float]()
+def measure(options: Options) -> Found:
+    """Assets a second, by the wall clock."""
+    subject = options.subject
+    own = [asset for _, found in subject.shards for asset in found]
+    price = plan.Pricer(subject.tiles if own else GEOMETRY, subject.video)
+    count = -(-(options.assets or COUNT) // EACH)
     with tempfile.TemporaryDirectory() as folder:
-        shards, uris = write(Path(folder), -(-given.assets // EACH))
-        for _ in range(given.rounds):
-            begun = time.perf_counter(), time.process_time()
-            price = plan.Pricer(GEOMETRY, VideoConfig())
-            units, count, _ = plan.units_of(shards, uris, UnitConfig(), price)
-            wall.append(count / (time.perf_counter() - begun[0]))
-            cpu.append(count / (time.process_time() - begun[1]))
-    Console(soft_wrap=True).print(
-        f"{count:,} assets in {len(units):,} units, seed {SEED}: {statistics.median(wall):,.0f} assets/s, "
-        f"{statistics.median(cpu):,.0f} per second of CPU; medians of {given.rounds} rounds"
+        shards, uris = write(Path(folder), count, own)
+        size = sum(Path(uri).stat().st_size for uri in uris)
+        done = rounds({NAME: lambda: plan.units_of(shards, uris, subject.unit, price)}, options.pairs)
+    units, assets_, _ = done.made[NAME]
+    ceiling = Ceiling(
+        "read() of a cached file", options.machine.cached_read, size / done.seconds(NAME).median, "B"
     )
-
-
-if __name__ == "__main__":
-    main()
+    kind = f"the job's first {len(own):,} assets over and over" if own else f"sizes all differ, seed {SEED}"
+    said = f"{assets_:,} assets in {len(units):,} units, {kind}, medians of {options.pairs} rounds"
+    figure = Figure("units from a ready index", done.rate(NAME, assets_), "assets/s", None, ceiling)
+    return Found(NAME, said, [figure])

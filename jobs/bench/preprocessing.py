@@ -1,32 +1,33 @@
-"""What it costs to make crops of a JPEG, beside transformers' processor for LLaVA-OneVision.
-
-    python -m jobs.bench.preprocessing [--pairs N]
+"""What it costs to make crops of a JPEG, beside transformers' processor of the same family.
 
 Both sides decode the same bytes with Pillow and resize on one thread, in turns in one process: here to uint8 crops, as
 the preprocessor's child does, there to `pixel_values` in float32 (`LlavaOnevisionImageProcessorPil`). The pictures are
-noise of all scales, as photographs are, at JPEG quality 90. Printed are medians of the ratios of pairs, with their
-spread, milliseconds, and whether the crops are the same to the bit.
+noise of all scales, as photographs are, at JPEG quality 90, or a job's own.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from transformers import LlavaOnevisionImageProcessorPil
+from transformers import LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil
 
+from jobs.bench.figure import Ceiling, Figure, Found, Spread, Versus
+from jobs.bench.rounds import rounds
+from jobs.bench.subject import CAPPED, NOTHING, Options, Subject
 from pipeline import image
 from pipeline.anyres import Geometry
 from pipeline.config import ImageConfig
 from pipeline.types import Media, Pixels
 
+NAME = "preprocessing"
+PEER = "transformers, PIL"
 SIZES = [
     (384, 384),
     (512, 512),
@@ -38,7 +39,38 @@ SIZES = [
     (4000, 3000),
 ]
 SEED, QUALITY = 0, 90
+DECODING = ImageConfig()
 GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
+
+
+def measure(options: Options) -> Found:
+    """CPU time of each picture, and the geometric mean of all."""
+    own = options.subject if options.subject.shards else None
+    tiles, peer = (own.tiles if own else GEOMETRY), Peer(own)
+    here = partial(ours, tiles=tiles, config=own.image if own else DECODING)
+    figures = []
+    for name, data in _pictures(own, options.pictures):
+        # CPU time: nothing here waits, and other processes shall not count.
+        done = rounds(
+            {"here": partial(here, data), "there": partial(peer, data)}, options.pairs, time.process_time
+        )
+        crops, pixels = done.made["here"], done.made["there"]
+        took = done.seconds("here")
+        ceiling = Ceiling(
+            "memory, one core", options.machine.memory_one_core, _moved(data, crops) / took.median, "B"
+        )
+        details = {
+            "theirs, ms": done.seconds("there").median * 1e3,
+            "crops": len(crops),
+            "bytes": f"1/{pixels.nbytes / crops.nbytes:.3g}",
+            "same crops": "yes" if same(crops, pixels, tiles) else "NO",
+        }
+        versus = Versus(PEER, done.ratio("there", "here"))
+        figures.append(Figure(name, took.scaled(1e3), "ms of CPU", versus, ceiling, details))
+    kind = "the job's first images" if own else f"JPEG quality {QUALITY}, seed {SEED}"
+    said = f"{kind}, encoded bytes to crops, one thread, medians of {options.pairs} rounds"
+    notes = [f"{PEER}: {CAPPED}"] if own and own.image.max_crops else []
+    return Found(NAME, said, [*figures, *_mean(figures)], notes if figures else [NOTHING])
 
 
 def photograph(width: int, height: int) -> bytes:
@@ -52,16 +84,19 @@ def photograph(width: int, height: int) -> bytes:
     return stream.getvalue()
 
 
-def ours(data: bytes) -> Pixels:
+def ours(data: bytes, tiles: Geometry = GEOMETRY, config: ImageConfig = DECODING) -> Pixels:
     """uint8 (crops, tile, tile, 3)."""
-    return GEOMETRY.cut(image.decode(data, ImageConfig()), Media.IMAGE)
+    return tiles.cut(image.decode(data, config), Media.IMAGE)
 
 
 class Peer:
-    """transformers' processor, with the settings of the published checkpoints, which are its defaults."""
+    """transformers' processor, with the settings of a job's checkpoint, else of the published ones: its defaults."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: Subject | None = None) -> None:
         self._processor: Any = LlavaOnevisionImageProcessorPil()
+        if own:
+            kind = LlavaOnevisionImageProcessorPil if own.tiles.videos else LlavaNextImageProcessorPil
+            self._processor = kind.from_pretrained(own.folder)
 
     def __call__(self, data: bytes) -> np.ndarray:
         """float32 (crops, 3, tile, tile)."""
@@ -70,44 +105,34 @@ class Peer:
         return pixels
 
 
-def timed(side: Callable[[bytes], Any], data: bytes) -> float:
-    """Seconds of CPU: nothing here waits, and other processes shall not count."""
-    begun = time.process_time()
-    side(data)
-    return time.process_time() - begun
-
-
-def same(crops: Pixels, pixels: np.ndarray) -> bool:
+def same(crops: Pixels, pixels: np.ndarray, tiles: Geometry = GEOMETRY) -> bool:
     """Whether the peer's values, their normalisation undone, are the crops."""
-    mean, std = (np.array(colours)[:, None, None] for colours in (GEOMETRY.mean, GEOMETRY.std))
+    mean, std = (np.array(colours)[:, None, None] for colours in (tiles.mean, tiles.std))
     values = (pixels * std + mean) * 255
     return np.array_equal(np.rint(values).astype(np.uint8).transpose(0, 2, 3, 1), crops)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pairs", type=int, default=5)
-    given, peer, console = parser.parse_args(), Peer(), Console(soft_wrap=True)
-    console.print(
-        f"JPEG quality {QUALITY}, seed {SEED}, one thread, CPU time, medians of {given.pairs} pairs\n"
-        "       size  crops  here, ms  there, ms  ratio          bytes  same crops"
-    )
-    medians = []
-    for width, height in SIZES:
-        data = photograph(width, height)
-        crops, pixels = ours(data), peer(data)  # warm up
-        rounds = [(timed(ours, data), timed(peer, data)) for _ in range(given.pairs)]
-        ratios = sorted(there / here for here, there in rounds)
-        medians.append(statistics.median(ratios))
-        here, there = (statistics.median(side) * 1e3 for side in zip(*rounds, strict=True))
-        console.print(
-            f"{width:>4} x {height:<4}{len(crops):7}{here:10.1f}{there:11.1f}{medians[-1]:7.2f} "
-            f"({ratios[0]:.2f}-{ratios[-1]:.2f}) {pixels.nbytes / crops.nbytes:.2f}"
-            f"  {'yes' if same(crops, pixels) else 'NO'}"
-        )
-    console.print(f"geometric mean {statistics.geometric_mean(medians):.2f}, least {min(medians):.2f}")
+def _pictures(own: Subject | None, count: int) -> Iterator[tuple[str, bytes]]:
+    """Sizes and encoded bytes: of the eight, or of a job's first single images."""
+    if own:
+        for one in own.pictures(count):
+            yield f"{one.picture.width} x {one.picture.height}", one.data
+    else:
+        for width, height in SIZES:
+            yield f"{width} x {height}", photograph(width, height)
 
 
-if __name__ == "__main__":
-    main()
+def _moved(data: bytes, crops: Pixels) -> int:
+    """Bytes that must be read or written at least once: the file, the picture, the crops."""
+    with Image.open(io.BytesIO(data)) as picture:
+        return len(data) + 3 * picture.width * picture.height + crops.nbytes
+
+
+def _mean(figures: Sequence[Figure]) -> Iterator[Figure]:
+    """Geometric means, with the spread of the medians."""
+    ratios = [figure.versus.ratio.median for figure in figures if figure.versus]
+    if ratios:
+        mean = Spread(statistics.geometric_mean(ratios), min(ratios), max(ratios))
+        took = [figure.value.median for figure in figures]
+        value = Spread(statistics.geometric_mean(took), min(took), max(took))
+        yield Figure("all, geometric mean", value, "ms of CPU", Versus(PEER, mean))

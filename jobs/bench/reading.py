@@ -1,26 +1,24 @@
 """What it costs to read a tar of images, beside `ray.data.read_webdataset`.
 
-    python -m jobs.bench.reading [--assets N] [--bytes N] [--pairs N]
-
-Both sides read the same shard from the local disk, in turns, and decode nothing: there `read_webdataset` on a cluster
-of one core, its blocks left where they are, and its reader alone, without Ray's tasks; here what a preprocessor does,
-ranges of the shard by its index. The pass that makes the index, once in a shard's life, reads and digests every byte
-and is shown by itself. Printed are medians of CPU time per asset, of this process and all below it, and of the ratios
-of pairs with their spread.
+All sides read the same shard in turns, and decode nothing: there `read_webdataset` on a cluster of one core, its blocks
+left where they are, and its reader alone, without Ray's tasks; here what a preprocessor does, ranges of the shard by
+its index. The pass that makes the index, once in a shard's life, reads and digests every byte and is shown by itself.
+Counted is CPU time, of this process and all below it. A job's own images are copied to such a tar, so that all sides
+can read them.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import logging
 import os
-import statistics
 import tarfile
 import tempfile
+import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,27 +26,98 @@ import numpy as np
 import pyarrow as pa
 import ray
 from ray.data._internal.datasource.webdataset_datasource import WebDatasetDatasource
-from rich.console import Console
 
+from jobs.bench.figure import Ceiling, Figure, Found, Versus
+from jobs.bench.rounds import Rounds, rounds
+from jobs.bench.subject import NOTHING, Options
 from pipeline import index
 from pipeline.config import InputConfig
 from pipeline.read import read_assets
 from pipeline.shards import list_shards
 from pipeline.types import Asset, Clip, Media, Shard, Size
 
-SEED = 0
+NAME = "reading"
+BY_INDEX, INDEXING = "by the index", "making the index"
+READER, WEBDATASET = "its reader alone", "ray.data.read_webdataset"
+COMPARED = ((BY_INDEX, WEBDATASET), (BY_INDEX, READER), (INDEXING, WEBDATASET))
+COUNT, SEED = 5_000, 0
 INPUT = InputConfig("bench", ("",))
 
 
-def write(path: Path, count: int, size: int) -> None:
-    """A tar of `count` keys, an image of `size` random bytes and a sidecar of text each."""
+def measure(options: Options) -> Found:
+    """CPU time per asset, on a shard of random bytes, or of the job's first single images."""
+    count = options.assets or COUNT
+    with tempfile.TemporaryDirectory() as folder, _one_core():
+        path = Path(folder) / "shard.tar"
+        sizes = write(path, _images(options, count))
+        if not sizes:
+            return Found(NAME, "nothing", notes=[NOTHING])
+        done = rounds(_sides(path), options.pairs, cpu_s)
+    kind = "of the job" if options.subject.shards else f"of random bytes, seed {SEED}"
+    mean = sum(sizes) / len(sizes)
+    said = (
+        f"a tar of {len(sizes):,} images {kind}, {mean:,.0f} bytes each, with sidecars, local disk, CPU time, "
+        f"medians of {options.pairs} rounds"
+    )
+    cached = options.machine.cached_read
+    return Found(NAME, said, [_figure(done, *pair, len(sizes), mean, cached) for pair in COMPARED])
+
+
+def _figure(done: Rounds[None], side: str, peer: str, count: int, size: float, cached: float) -> Figure:
+    each = done.seconds(side).scaled(1e6 / count)
+    ceiling = Ceiling("read() of a cached file", cached, size / each.median * 1e6, "B")
+    details = {"theirs, us": done.seconds(peer).median / count * 1e6}
+    return Figure(side, each, "us of CPU an asset", Versus(peer, done.ratio(peer, side)), ceiling, details)
+
+
+def _images(options: Options, count: int) -> Iterator[bytes]:
+    if options.subject.shards:
+        return (data for _, data in options.subject.images(count))
     dice = np.random.default_rng(SEED)
+    return (dice.bytes(options.image_bytes) for _ in range(count))
+
+
+def _sides(path: Path) -> dict[str, Callable[[], None]]:
+    (shard,) = list_shards([str(path)])
+    assets = indexed(shard)
+    sides: dict[str, Callable[[], Iterable[Any]]] = {
+        BY_INDEX: lambda: read_assets(shard, assets),
+        INDEXING: lambda: indexed(shard),
+        READER: lambda: reader(path),
+        WEBDATASET: lambda: theirs(path),
+    }
+    return {name: partial(_through, side) for name, side in sides.items()}
+
+
+def _through(side: Callable[[], Iterable[Any]]) -> None:
+    deque(side(), maxlen=0)
+
+
+@contextlib.contextmanager
+def _one_core() -> Iterator[None]:
+    """A Ray cluster of one core, unless there is one."""
+    if ray.is_initialized():
+        yield
+        return
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def write(path: Path, images: Iterable[bytes]) -> list[int]:
+    """A tar of one key for each image with a sidecar of text; returns the images' sizes in bytes."""
+    sizes = []
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-        for i in range(count):
-            for name, data in ((f"{i:08d}.jpg", dice.bytes(size)), (f"{i:08d}.txt", b"a title")):
+        for i, data in enumerate(images):
+            for name, held in ((f"{i:08d}.jpg", data), (f"{i:08d}.txt", b"a title")):
                 member = tarfile.TarInfo(name)
-                member.size = len(data)
-                tar.addfile(member, io.BytesIO(data))
+                member.size = len(held)
+                tar.addfile(member, io.BytesIO(held))
+            sizes.append(len(data))
+    return sizes
 
 
 def indexed(shard: Shard) -> list[Asset]:
@@ -72,15 +141,8 @@ def reader(path: Path) -> Iterator[Any]:
         yield from source._read_stream(stream, str(path))
 
 
-def timed(side: Callable[[], Iterator[Any]]) -> float:
-    """Seconds of CPU to run through it."""
-    begun = cpu_s()
-    deque(side(), maxlen=0)
-    return cpu_s() - begun
-
-
 def cpu_s() -> float:
-    """Seconds of CPU that this process and those below it have taken, but for some that have ended."""
+    """Seconds of CPU of this process (to the ns) and of those below it (to 10 ms), but for some that have ended."""
     seconds, parent = dict[int, float](), dict[int, int]()
     for status in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
@@ -88,46 +150,11 @@ def cpu_s() -> float:
             number = int(status.parent.name)
             parent[number] = int(fields[1])
             seconds[number] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-    return sum(own for number, own in seconds.items() if _below(number, parent))
+    below = sum(own for number, own in seconds.items() if number != os.getpid() and _below(number, parent))
+    return below + time.process_time()
 
 
 def _below(number: int, parent: Mapping[int, int]) -> bool:
     while number not in (os.getpid(), 0):
         number = parent.get(number, 0)
     return number != 0
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--assets", type=int, default=5_000)
-    parser.add_argument("--bytes", type=int, default=20_000, help="of one image")
-    parser.add_argument("--pairs", type=int, default=5)
-    given, console = parser.parse_args(), Console(soft_wrap=True)
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "shard.tar"
-        write(path, given.assets, given.bytes)
-        (shard,) = list_shards([str(path)])
-        assets = indexed(shard)
-        sides: dict[str, Callable[[], Iterator[Any]]] = {
-            "here, by the index": lambda: iter(read_assets(shard, assets)),
-            "here, making the index": lambda: iter(indexed(shard)),
-            "its reader alone": lambda: reader(path),
-            "ray.data.read_webdataset": lambda: theirs(path),
-        }
-        rounds = [{name: timed(side) for name, side in sides.items()} for _ in range(1 + given.pairs)][1:]
-    console.print(
-        f"{given.assets:,} images of {given.bytes:,} bytes with a sidecar each, local disk, seed {SEED}; "
-        f"medians of {given.pairs} rounds; ratio: CPU time of the last to this"
-    )
-    *_, last = sides
-    for name in sides:
-        each = statistics.median(r[name] for r in rounds) / given.assets * 1e6
-        ratios = sorted(r[last] / r[name] for r in rounds)
-        spread = f"{statistics.median(ratios):6.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        console.print(f"{name:26}{each:8.1f} us an asset {spread}")
-
-
-if __name__ == "__main__":
-    main()

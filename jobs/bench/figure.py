@@ -1,0 +1,128 @@
+"""What a benchmark found, as a table for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from rich.table import Table
+
+PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """What some rounds gave: their median, the least and the most."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Of at least one value."""
+        ordered = sorted(values)
+        return cls(statistics.median(ordered), ordered[0], ordered[-1])
+
+    def scaled(self, times: float) -> Spread:
+        """The same in another unit."""
+        return Spread(self.median * times, self.low * times, self.high * times)
+
+    def __str__(self) -> str:
+        return f"{digits(self.median)} ({digits(self.low)} to {digits(self.high)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Versus:
+    """The same work by somebody else, in the same rounds. `ratio` is above 1 where it is done better here."""
+
+    peer: str
+    ratio: Spread
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """The most that this machine could do: `rate`, and what of it was `reached`, both in `unit` a second."""
+
+    name: str
+    rate: float
+    reached: float
+    unit: str
+
+    @property
+    def share(self) -> float:
+        """What was reached of the rate."""
+        return self.reached / self.rate
+
+    def __str__(self) -> str:
+        return f"{self.share:.1%} of {scaled(self.rate)}{self.unit}/s {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line: `value` is ours, in `unit`. `details` are further facts, by name."""
+
+    name: str
+    value: Spread
+    unit: str
+    versus: Versus | None = None
+    ceiling: Ceiling | None = None
+    details: Mapping[str, str | int | float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a part found. `work` says what was done, how often, with which seed; `notes`, what was left out and why."""
+
+    part: str
+    work: str
+    figures: Sequence[Figure] = ()
+    notes: Sequence[str] = ()
+
+
+def scaled(rate: float) -> str:
+    """A rate in three digits, with the prefix of its unit at the end."""
+    prefix, size = next((p for p in PREFIXES if rate >= p[1]), PREFIXES[-1])
+    return f"{rate / size:.3g} {prefix}"
+
+
+def digits(value: float) -> str:
+    """Three digits at least, none after the point that say nothing."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def table(found: Found) -> Table:
+    """The part for people."""
+    made = Table(title=f"{found.part}: {found.work}", title_justify="left", title_style="bold")
+    for name in ("what", "here", "against", "times as good", "share of the ceiling", "besides"):
+        made.add_column(name)
+    for figure in found.figures:
+        versus, ceiling = figure.versus, figure.ceiling
+        besides = ", ".join(f"{name} {_said(value)}" for name, value in figure.details.items())
+        made.add_row(
+            figure.name,
+            f"{figure.value} {figure.unit}",
+            versus.peer if versus else "",
+            str(versus.ratio) if versus else "",
+            str(ceiling) if ceiling else "",
+            besides,
+        )
+    return made
+
+
+def _said(value: str | float) -> str:
+    return digits(value) if isinstance(value, float) else str(value)
+
+
+def to_json(machine: Mapping[str, object], parts: Sequence[Found]) -> str:
+    """The machine and all parts for programs; each ceiling with its share."""
+    told = []
+    for found in parts:
+        figures = [asdict(figure) for figure in found.figures]
+        for figure, own in zip(figures, found.figures, strict=True):
+            if own.ceiling:
+                figure["ceiling"]["share"] = own.ceiling.share
+        told.append({**asdict(found), "figures": figures})
+    return json.dumps({"machine": machine, "parts": told}, indent=1)

@@ -1,0 +1,46 @@
+"""Sides that are compared run in turns, so that what else the machine does meets all of them alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from jobs.bench.figure import Spread
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds(Generic[T]):
+    """What each side made in the first round, which is not counted, and the seconds of each round after it."""
+
+    made: Mapping[str, T]
+    taken: Mapping[str, tuple[float, ...]]
+
+    def seconds(self, side: str) -> Spread:
+        """What a side took."""
+        return Spread.of(self.taken[side])
+
+    def rate(self, side: str, amount: float) -> Spread:
+        """So much work in each round, a second."""
+        return Spread.of(amount / seconds for seconds in self.taken[side])
+
+    def ratio(self, side: str, base: str) -> Spread:
+        """How many times the seconds of `base` a side took, round by round."""
+        return Spread.of(a / b for a, b in zip(self.taken[side], self.taken[base], strict=True))
+
+
+def rounds(
+    sides: Mapping[str, Callable[[], T]], count: int, clock: Callable[[], float] = time.perf_counter
+) -> Rounds[T]:
+    """Run every side once to warm up, then `count` rounds of all sides by the seconds of `clock`."""
+    made = {name: side() for name, side in sides.items()}
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(count):
+        for name, side in sides.items():
+            begun = clock()
+            side()
+            taken[name].append(clock() - begun)
+    return Rounds(made, {name: tuple(own) for name, own in taken.items()})
