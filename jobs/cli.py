@@ -19,12 +19,14 @@ from rich.console import Console
 
 from jobs import interrupt
 from jobs.bench import PARTS
+from jobs.bench.published import PUBLISHED
 from jobs.exit_codes import FAILED, INTERRUPTED, USAGE
 from jobs.start import start
 from pipeline import config
 from pipeline.errors import CaptionmillError, ConfigError
 from pipeline.footprint import BYTES
 from pipeline.quality import caption_text
+from pipeline.roofline import GPUS
 
 if TYPE_CHECKING:
     from jobs.verify import Again
@@ -173,6 +175,46 @@ def bench(parts: Sequence[str], job: Path | None, as_json: bool, **given: Any) -
         where = _override("output.uri", command.NOWHERE)
         loaded = config.read(_text(job), [*given["overrides"], *where]) if job else None
         command.show(parts, command.options(loaded, given), console, as_json=as_json)
+
+
+@main.command()
+@click.argument("job", required=False, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--gpu", type=click.Choice(sorted(GPUS)), default="h100", show_default=True)
+@click.option(
+    "--model",
+    type=click.Choice(list(PUBLISHED)),
+    help="Instead of JOB's.  [default: onevision-7b]",
+)
+@click.option("--replicas", type=click.IntRange(min=1), default=2, show_default=True)
+@click.option(
+    "--slower",
+    type=click.FloatRange(min=1.0),
+    default=1.0,
+    show_default=True,
+    help="Slow the GPUs down, where fewer cores are here than there would be.",
+)
+@click.option(
+    "--images",
+    type=click.IntRange(min=1),
+    default=4_000,
+    show_default=True,
+    help="Without JOB: 640 x 480 pictures.",
+)
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key of JOB.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def simulate(job: Path | None, overrides: Sequence[str], as_json: bool, **given: Any) -> None:
+    """Run JOB's pipeline here with simulated GPUs: how busy they would be, and how many cores would feed one.
+
+    Reading, decoding, cutting, Ray and commits are real; of the model, only the time that it would take.
+    """
+    from jobs.bench import simulation  # it takes seconds to import torch and transformers
+
+    if overrides and not job:
+        raise click.UsageError("--set needs JOB")
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    with _exit_codes(console):
+        loaded = config.read(_text(job), overrides) if job else None
+        simulation.show(loaded, simulation.Asked(**given), console, as_json=as_json)
 
 
 def _text(job: Path) -> str:

@@ -9,7 +9,7 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 
 from pipeline.footprint import BYTES, Footprint
@@ -27,6 +27,12 @@ class Gpu:
     memory: float
     compute: float = 0.5
     stream: float = 0.7
+
+    def times(self, share: float) -> Gpu:
+        """A part of it, or several of them between which nothing is lost."""
+        return replace(
+            self, flops=self.flops * share, bandwidth=self.bandwidth * share, memory=self.memory * share
+        )
 
 
 # From NVIDIA's data sheets; those that print rates with sparsity are halved.

@@ -1,7 +1,7 @@
-"""A replica whose passes take the time that the roofline says of a GPU, and say nothing.
+"""A replica whose passes take the time that the roofline says of a GPU, and say nothing; what feeds it, with a meter.
 
 The engine, its slots and its cache are the real ones, so is all that comes before and after: what is simulated is how
-long the model computes. One process, one GPU.
+long the model computes. One process, one GPU. Both leave what they counted in files, a line for each unit.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from actors.engine import Call, Engine, Group
-from pipeline import fit
+from actors.preprocessor import Preprocessor
+from jobs.bench.cpu import counted
+from jobs.bench.work import MEDIAN, SIGMA
+from pipeline import fit, messages
 from pipeline.anyres import Geometry
 from pipeline.batching import Rooms, Slot, longest_first
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
@@ -26,7 +31,7 @@ from pipeline.roofline import Roofline
 from pipeline.types import Caption, Finish, Request, Sample
 
 TEXT_TOKENS = 30  # of a prompt, beside its picture
-MEDIAN, SIGMA = 110, 0.45  # of output lengths, which are log-normal
+REPLICA, PREPROCESSOR = "replica", "preprocessor"  # what files of lines are called
 Place = Slot[Any]
 
 
@@ -131,17 +136,17 @@ class Lengths:
 class Simulated:
     """`actors.captioner.Generator` on one simulated GPU.
 
-    Output lengths are log-normal, by the asset's bytes alone. After each unit it adds a line to a file of its own in
-    `log`: the time, and what `Clock` counts until then.
+    Output lengths are log-normal, by the asset's bytes alone. A line for each unit: the time, what `Clock` counts
+    until then, and the unit's captions.
     """
 
     def __init__(
-        self, roofline: Roofline, geometry: Geometry, model: ModelConfig, slower: float, log: str
+        self, roofline: Roofline, geometry: Geometry, model: ModelConfig, slower: float, log: Path
     ) -> None:
         self._roofline, self._geometry, self._model = roofline, geometry, model
         self._clock = Clock(slower)
         self._engine: Engine[Started, int, int] | None = None
-        self._log = Path(log) / f"{os.getpid()}.jsonl"
+        self._log = log
 
     def encode(self, sample: Sample, prompt: PromptConfig, text: Mapping[str, str]) -> Request:
         """A prompt as long as it would be."""
@@ -163,9 +168,8 @@ class Simulated:
                 number,
                 Caption("", (0,) * tokens, Finish.STOP, 0.0, len(request.input_ids), request.n_visual_tokens),
             )
-        with self._log.open("a") as lines:
-            told = (time.time(), self._clock.busy, self._clock.steps, self._clock.running, len(requests))
-            lines.write(json.dumps(told) + "\n")
+        clock = self._clock
+        _tell(self._log, REPLICA, time.time(), clock.busy, clock.steps, clock.running, len(requests))
 
     def _engine_of(self, settings: GenerationConfig) -> Engine[Started, int, int]:
         if self._engine is None:
@@ -175,6 +179,30 @@ class Simulated:
             rooms = partial(Rooms, tokens, settings.batch_size, Block)
             self._engine = Engine(Passes(self._roofline, self._clock), Lengths(), rooms)
         return self._engine
+
+
+class Metered(Preprocessor):
+    """The real one. A line for each unit: seconds of CPU, its decoder's included, and assets."""
+
+    def __init__(self, log: Path, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._log = log
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        with counted() as spent:
+            prepared = super().__call__(table)
+        _tell(self._log, PREPROCESSOR, spent.total, messages.table_to_unit(table)[0].count)
+        return prepared
+
+
+def _tell(log: Path, kind: str, *told: float) -> None:
+    with (log / f"{kind}-{os.getpid()}").open("a") as file:
+        file.write(json.dumps(told) + "\n")
+
+
+def lines(path: Path) -> list[list[float]]:
+    """What one process told."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _started(requests: Sequence[Request], groups: Sequence[Group]) -> list[Started]:

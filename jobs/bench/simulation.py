@@ -1,82 +1,195 @@
-"""How busy GPUs would be under a job: its real pipeline on this machine, with replicas that take the roofline's time.
+"""How busy GPUs would be, and what it takes to feed them: a whole run, whose replicas take the time of the roofline.
 
-    python -m jobs.bench.simulation JOB.toml --gpu h100 [--config CONFIG.json] [--slower F]
-
-Reading, decoding, cutting, Ray and commits are real, the model is not computed: `--gpu` says which GPU each of the
-job's replicas would have, `--config` which model (else the job's). A machine with few cores stands for one with more
-where the GPU is `--slower` by as much. Printed for each replica: its share of the time, from the end of its first unit
-to that of its last, in which it computed, and the share of slots that were idle while it did.
+Index, reading, decoding, cutting, Ray and commits are real and on this machine; the model is not computed.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import io
+import os
+import tarfile
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import click
+from PIL import Image
 from rich.console import Console
 
-from jobs.bench.simulated import Simulated
-from jobs.preflight import Ready, check
+from actors import checkpoint
+from jobs.bench.figure import Figure, Found, Spread, table, to_json
+from jobs.bench.preprocessing import photograph
+from jobs.bench.published import PUBLISHED
+from jobs.bench.simulated import PREPROCESSOR, REPLICA, Metered, Simulated, lines
+from jobs.bench.work import MEDIAN, SIGMA
+from jobs.preflight import Ready, check, placed
 from jobs.run import Actors, actors, run
 from jobs.session import session
-from pipeline.config import read
+from pipeline.anyres import Geometry
+from pipeline.config import Loaded, ModelConfig, read
+from pipeline.errors import ConfigError
 from pipeline.footprint import Footprint
 from pipeline.roofline import GPUS, Roofline
 
-Line = tuple[float, float, int, int, int]  # time, busy seconds, steps, captions in them, requests of the unit
+EACH, SIZE = 500, (640, 480)  # pictures a shard, and their pixels
+OWN = """
+[input]
+dataset = "simulation"
+uris = ["{folder}/in/*.tar"]
+[model]
+path = "demo"
+[[prompt]]
+id = "p"
+text = "Describe the image in detail."
+[output]
+uri = "memory://nowhere"
+"""
 
 
-def simulated(made_of: Actors, ready: Ready, roofline: Roofline, slower: float, log: str) -> Actors:
-    """The real actors, but for the model inside the captioner."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is simulated: `replicas` of `model` (a name in `PUBLISHED`, or the job's own) on one `gpu` each or as many
+    as the job says. A machine with few cores stands for one with more where the GPUs are `slower` by as much."""
+
+    gpu: str = "h100"
+    model: str | None = None
+    replicas: int = 2
+    slower: float = 1.0
+    images: int = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What a replica had done when it had captioned a unit of so many `captions`: seconds busy, steps of decoding, and
+    captions that went on in them, summed over steps."""
+
+    at: float
+    busy: float
+    steps: float
+    running: float
+    captions: float
+
+
+def show(job: Loaded | None, asked: Asked, console: Console, *, as_json: bool) -> None:
+    """Simulate, and print what was found to standard output. A `job`'s output is not written to."""
+    with tempfile.TemporaryDirectory() as folder:
+        found = simulate(job, asked, Path(folder), console)
+    if as_json:
+        click.echo(to_json({}, [found]))
+    else:
+        Console(soft_wrap=True).print(table(found))
+
+
+def simulate(job: Loaded | None, asked: Asked, folder: Path, console: Console) -> Found:
+    """Run the job, or one of our own, with its output below `folder`.
+
+    ConfigError, RunError and StorageError as a run raises them.
+    """
+    if job is None:
+        write(folder / "in", asked.images)
+        job, asked = read(OWN.format(folder=folder)), replace(asked, model=asked.model or "onevision-7b")
+    own, share, loaded = _settled(job, asked.replicas, str(folder / "out"))
+    ready = check(loaded)
+    tiles, footprint = _model(own, asked.model)
+    ready = replace(ready, geometry=tiles.capped(ready.job.image.max_crops), footprint=footprint)
+    roofline = Roofline(ready.footprint, own.dtype, own.quantization, GPUS[asked.gpu].times(share))
+    (folder / "log").mkdir()
+    with session(console):
+        made_of = simulated(actors(ready), ready, roofline, asked.slower, folder / "log")
+        run(ready, made_of, console)
+    return _found(ready, asked, folder / "log")
+
+
+def write(folder: Path, count: int) -> None:
+    """Tars of so many JPEGs, each the same photograph turned by another angle."""
+    folder.mkdir()
+    picture = Image.open(io.BytesIO(photograph(*SIZE)))
+    for first in range(0, count, EACH):
+        with tarfile.open(folder / f"{first:08d}.tar", "w") as tar:
+            for number in range(first, min(count, first + EACH)):
+                stream = io.BytesIO()
+                picture.rotate(number * 0.37 % 360).save(stream, "JPEG", quality=90)
+                member = tarfile.TarInfo(f"{number:08d}.jpg")
+                member.size = stream.tell()
+                stream.seek(0)
+                tar.addfile(member, stream)
+
+
+def _settled(loaded: Loaded, replicas: int, output: str) -> tuple[ModelConfig, float, Loaded]:
+    """The job's own model, its GPUs per replica, and the job to be run: here, without a model to be computed."""
+    if loaded.problems:
+        raise ConfigError(loaded.problems)
+    job = loaded.job()
+    here = replace(
+        job.cluster,
+        replicas=replicas,
+        gpus_per_replica=0.0,
+        preprocessors=job.cluster.preprocessors or _cores(),
+    )
+    sections = {
+        **loaded.sections,
+        "model": ModelConfig("demo"),
+        "cluster": here,
+        "output": replace(job.output, uri=output),
+    }
+    return job.model, job.cluster.gpus_per_replica or 1.0, replace(loaded, sections=sections)
+
+
+def _model(own: ModelConfig, name: str | None) -> tuple[Geometry, Footprint]:
+    """Of the model that is asked for by name, else of the job's own, of which no weights are fetched."""
+    if name:
+        return Geometry.from_checkpoint(PUBLISHED[name], {}, None), Footprint.from_config(PUBLISHED[name])
+    folder = checkpoint.settings(placed(own))
+    return checkpoint.geometry(folder), checkpoint.footprint(folder)
+
+
+def simulated(made_of: Actors, ready: Ready, roofline: Roofline, slower: float, log: Path) -> Actors:
+    """The real actors, but for the model inside the captioner, and a meter on the preprocessor."""
     replica = partial(Simulated, roofline, ready.geometry, ready.job.model, slower, log)
-    kwargs = {**made_of.captioner.kwargs, "replica": replica}
-    return replace(made_of, captioner=replace(made_of.captioner, kwargs=kwargs))
+    captioner = {**made_of.captioner.kwargs, "replica": replica}
+    preprocessor = {**made_of.preprocessor.kwargs, "log": log}
+    return replace(
+        made_of,
+        captioner=replace(made_of.captioner, kwargs=captioner),
+        preprocessor=replace(made_of.preprocessor, cls=Metered, kwargs=preprocessor),
+    )
 
 
-def lines(log: Path) -> list[list[Line]]:
-    """What each replica wrote."""
-    return [[tuple(json.loads(line)) for line in file.read_text().splitlines()] for file in log.iterdir()]
+def _found(ready: Ready, asked: Asked, log: Path) -> Found:
+    replicas = [[Moment(*told) for told in lines(path)] for path in sorted(log.glob(f"{REPLICA}-*"))]
+    fed = [told for path in log.glob(f"{PREPROCESSOR}-*") for told in lines(path)]
+    busy, captions = sum(own[-1].busy for own in replicas), sum(m.captions for own in replicas for m in own)
+    rate = captions / busy * asked.slower
+    cost = sum(cpu for cpu, _ in fed) / sum(assets for _, assets in fed)
+    slots = ready.job.generation.batch_size
+    figures = [_replica(number, own, slots) for number, own in enumerate(replicas)]
+    figures += [
+        Figure(f"a {asked.gpu} that is always busy", Spread.of([rate]), "captions/s"),
+        Figure("preprocessing", Spread.of([cost * 1e3]), "ms of a core an asset"),
+        Figure(
+            f"cores of this kind for a {asked.gpu}",
+            Spread.of([rate * cost / len(ready.job.prompts)]),
+            "cores",
+        ),
+    ]
+    said = (
+        f"{captions:,.0f} captions by {len(replicas)} simulated {asked.gpu}, {asked.slower:g} times slower, "
+        f"{asked.model or 'the model of the job'}, {_cores()} cores here, output lengths log-normal "
+        f"(median {MEDIAN}, sigma {SIGMA})"
+    )
+    return Found("simulation", said, figures)
 
 
-def busy(own: list[Line]) -> float:
-    """Share of the time after its first unit in which the replica computed."""
-    return (own[-1][1] - own[0][1]) / (own[-1][0] - own[0][0])
+def _replica(number: int, own: Sequence[Moment], slots: int) -> Figure:
+    """After warm-up, which is the first unit; slots are counted until the last unit but one, since then it runs dry."""
+    first, late, last = own[0], own[-2], own[-1]
+    idle = 1 - (late.running - first.running) / ((late.steps - first.steps) * slots)
+    busy = (last.busy - first.busy) / (last.at - first.at)
+    details = {"units": len(own), "slots idle, %": 100 * idle}
+    return Figure(f"replica {number} busy", Spread.of([100 * busy]), "%", details=details)
 
 
-def idle(own: list[Line], slots: int) -> float:
-    """Share of slots that no caption was in, over the steps after the first unit but those of the last: it runs dry."""
-    steps, captions = own[-2][2] - own[0][2], own[-2][3] - own[0][3]
-    return 1 - captions / (steps * slots)
-
-
-def main() -> None:
-    """Simulate and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("job", type=Path)
-    parser.add_argument("--gpu", choices=sorted(GPUS), default="h100")
-    parser.add_argument("--config", type=Path, help="config.json of another model than the job's")
-    parser.add_argument("--slower", type=float, default=1.0)
-    given, console = parser.parse_args(), Console(stderr=True)
-    ready = check(read(given.job.read_text()))
-    own = Footprint.from_config(json.loads(given.config.read_text())) if given.config else ready.footprint
-    model = ready.job.model
-    roofline = Roofline(own, model.dtype, model.quantization, GPUS[given.gpu])
-    with tempfile.TemporaryDirectory() as log:
-        with session(console):
-            run(ready, simulated(actors(ready), ready, roofline, given.slower, log), console)
-        for number, told in enumerate(lines(Path(log))):
-            captions = sum(line[4] for line in told[1:])
-            seconds = told[-1][0] - told[0][0]
-            Console(soft_wrap=True).print(
-                f"replica {number}: {len(told)} units, busy {busy(told):.1%}, "
-                f"slots idle {idle(told, ready.job.generation.batch_size):.1%}, "
-                f"{captions / seconds * given.slower:.1f} captions/s on a {given.gpu}"
-            )
-
-
-if __name__ == "__main__":
-    main()
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
