@@ -12,7 +12,7 @@ from rich.table import Table
 PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
 
-Details = dict[str, str | int | float]  # further facts, by name
+Details = Mapping[str, str | int | float]  # further facts, by name
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.bench import PARTS, generation, planning, preprocessing, prompts, reading, subject
+from jobs.bench import generation, planning, preprocessing, prompts, reading, subject
 from jobs.bench.figure import Found
 from jobs.bench.machine import Machine
 from jobs.bench.measured import Measured, passes
@@ -191,10 +191,6 @@ def test_a_job_is_changed_by_set_alone(tiny: Path, tmp_path: Path) -> None:
 
     assert done.exit_code == 2
     assert "--dtype is for a run without --job" in done.output
-
-
-def test_parts_have_a_module_each() -> None:
-    assert [Path(f"jobs/bench/{part}.py").exists() for part in PARTS] == [True] * len(PARTS)
 
 
 @pytest.mark.slow
