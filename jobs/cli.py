@@ -113,8 +113,8 @@ def demo(output: Path, scenes: int) -> None:
         show(output, scenes, console)
 
 
-@main.command()
-@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)), metavar=f"[{'|'.join(PARTS)}]...")
+@main.command(epilog=f"Parts: {', '.join(PARTS)}.")
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)), metavar="[PART]...")
 @click.option(
     "--job",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
