@@ -115,8 +115,8 @@ def demo(output: Path, scenes: int) -> None:
         show(output, scenes, console)
 
 
-@main.command()
-@click.argument("parts", nargs=-1, type=click.Choice(PARTS), metavar="[PART]...")
+@main.command(epilog=f"Parts: {', '.join(PARTS)}.")
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)), metavar="[PART]...")
 @click.option(
     "--job",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -158,10 +158,7 @@ def demo(output: Path, scenes: int) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def bench(parts: Sequence[str], job: Path | None, as_json: bool, **given: Any) -> None:
-    """Measure PARTs, or all, on this machine: beside installed peers, and beside what the machine could do at most.
-
-    PART is one of preprocessing, reading, planning, generation and prompts.
-    """
+    """Measure PARTs, or all, on this machine: beside installed peers, and beside what the machine could do at most."""
     from jobs.bench import command  # it takes seconds to import torch and transformers
 
     source = click.get_current_context().get_parameter_source

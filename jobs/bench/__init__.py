@@ -1,6 +1,11 @@
-"""`captionmill bench`: what this machine does, beside its peers and its own limits.
+"""`captionmill bench`: what this machine does, beside its peers and its own limits."""
 
-Each part is the module of its name, with `measure(options: jobs.bench.subject.Options) -> jobs.bench.figure.Found`.
-"""
-
-PARTS = ("preprocessing", "reading", "planning", "generation", "prompts")  # in the order in which they run
+# The parts in the order in which they run, and their modules, each with
+# measure(options: jobs.bench.subject.Options) -> jobs.bench.figure.Found.
+PARTS = {
+    "preprocessing": "jobs.bench.preprocessing",
+    "reading": "jobs.bench.reading",
+    "planning": "jobs.bench.planning",
+    "generation": "jobs.bench.generation",
+    "prompts": "jobs.bench.prompts",
+}

@@ -42,7 +42,7 @@ def show(parts: Sequence[str], options: Options, console: Console, *, as_json: b
         out.print(_machine(options.machine))
     for part in [name for name in PARTS if name in parts or not parts]:
         console.print(f"Measuring {part}")
-        measure: Callable[[Options], Found] = import_module(f"jobs.bench.{part}").measure
+        measure: Callable[[Options], Found] = import_module(PARTS[part]).measure
         done.append(measure(options))
         if not as_json:
             _print(done[-1], out)

@@ -12,6 +12,9 @@ from rich.table import Table
 PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
 
+Details = Mapping[str, str | int | float]  # further facts, by name
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
     """What some rounds gave: their median, the least and the most."""
@@ -62,14 +65,14 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line: `value` is ours, in `unit`. `details` are further facts, by name."""
+    """One line: `value` is ours, in `unit`."""
 
     name: str
     value: Spread
     unit: str
     versus: Versus | None = None
     ceiling: Ceiling | None = None
-    details: Mapping[str, str | int | float] = field(default_factory=dict)
+    details: Details = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

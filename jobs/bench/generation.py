@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from jobs.bench.figure import Ceiling, Figure, Found, Spread, Versus
+from jobs.bench.figure import Ceiling, Details, Figure, Found, Spread, Versus
 from jobs.bench.measured import Ids, Measured, least_s, passes
 from jobs.bench.rounds import Rounds, rounds
 from jobs.bench.subject import CAPPED, NOTHING, Options
@@ -58,12 +58,13 @@ class _Bench:
 
     def figures(self, name: str, lengths: Sequence[int], peer: Vllm | None) -> Iterator[Figure]:
         """All sides on captions of these lengths."""
-        sides = {
+        sides: dict[str, Callable[[], Ids]] = {
             HERE: partial(self._here, lengths),
             **self._transformers(lengths),
             **self._vllm(lengths, peer),
         }
         done = rounds(sides, self._options.pairs)
+        del self._seconds[-self._options.pairs - 1]  # the first is not counted
         least = least_s(self._options.subject, self._options.machine, self.requests, lengths)
         for side in [side for side in sides if side not in (HERE, PIXELS)] or [HERE]:
             yield _figure(name, done, side, least)
@@ -111,5 +112,5 @@ def _figure(name: str, done: Rounds[Ids], side: str, least: float) -> Figure:
     if side == HERE:
         return Figure(what, rate, "captions/s", None, ceiling)
     same = sum(a == b for a, b in zip(ours, theirs, strict=True))
-    details = {"theirs": done.rate(side, len(ours)).median, "same tokens": f"{same} of {len(ours)}"}
+    details: Details = {"theirs": done.rate(side, len(ours)).median, "same tokens": f"{same} of {len(ours)}"}
     return Figure(what, rate, "captions/s", Versus(side, done.ratio(side, here)), ceiling, details)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import io
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from transformers import LlavaNextImageProcessorPil, LlavaOnevisionImageProcessorPil
 
-from jobs.bench.figure import Ceiling, Figure, Found, Spread, Versus
+from jobs.bench.figure import Ceiling, Details, Figure, Found, Spread, Versus
 from jobs.bench.rounds import rounds
 from jobs.bench.subject import CAPPED, NOTHING, Options, Subject
 from pipeline import image
@@ -27,7 +26,7 @@ from pipeline.config import ImageConfig
 from pipeline.types import Media, Pixels
 
 NAME = "preprocessing"
-PEER = "transformers, PIL"
+HERE, PEER = "here", "transformers, PIL"
 SIZES = [
     (384, 384),
     (512, 512),
@@ -39,38 +38,40 @@ SIZES = [
     (4000, 3000),
 ]
 SEED, QUALITY = 0, 90
-DECODING = ImageConfig()
 GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
 
 
 def measure(options: Options) -> Found:
     """CPU time of each picture, and the geometric mean of all."""
     own = options.subject if options.subject.shards else None
-    tiles, peer = (own.tiles if own else GEOMETRY), Peer(own)
-    here = partial(ours, tiles=tiles, config=own.image if own else DECODING)
-    figures = []
-    for name, data in _pictures(own, options.pictures):
-        # CPU time: nothing here waits, and other processes shall not count.
-        done = rounds(
-            {"here": partial(here, data), "there": partial(peer, data)}, options.pairs, time.process_time
-        )
-        crops, pixels = done.made["here"], done.made["there"]
-        took = done.seconds("here")
-        ceiling = Ceiling(
-            "memory, one core", options.machine.memory_one_core, _moved(data, crops) / took.median, "B"
-        )
-        details = {
-            "theirs, ms": done.seconds("there").median * 1e3,
-            "crops": len(crops),
-            "bytes": f"1/{pixels.nbytes / crops.nbytes:.3g}",
-            "same crops": "yes" if same(crops, pixels, tiles) else "NO",
-        }
-        versus = Versus(PEER, done.ratio("there", "here"))
-        figures.append(Figure(name, took.scaled(1e3), "ms of CPU", versus, ceiling, details))
+    peer = Peer(own)
+    figures = [_figure(options, peer, name, data) for name, data in _pictures(own, options.pictures)]
     kind = "the job's first images" if own else f"JPEG quality {QUALITY}, seed {SEED}"
     said = f"{kind}, encoded bytes to crops, one thread, medians of {options.pairs} rounds"
     notes = [f"{PEER}: {CAPPED}"] if own and own.image.max_crops else []
     return Found(NAME, said, [*figures, *_mean(figures)], notes if figures else [NOTHING])
+
+
+def _figure(options: Options, peer: Peer, name: str, data: bytes) -> Figure:
+    """One picture. CPU time: nothing here waits, and other processes shall not count."""
+    subject = options.subject
+    tiles = subject.tiles if subject.shards else GEOMETRY
+    sides: dict[str, Callable[[], np.ndarray]] = {
+        HERE: lambda: ours(data, tiles, subject.image),
+        PEER: lambda: peer(data),
+    }
+    done = rounds(sides, options.pairs, time.process_time)
+    crops, pixels, took = done.made[HERE], done.made[PEER], done.seconds(HERE)
+    moved = _moved(data, crops) / took.median
+    ceiling = Ceiling("memory, one core", options.machine.memory_one_core, moved, "B")
+    details: Details = {
+        "theirs, ms": done.seconds(PEER).median * 1e3,
+        "crops": len(crops),
+        "bytes": f"1/{pixels.nbytes / crops.nbytes:.3g}",
+        "same crops": "yes" if same(crops, pixels, tiles) else "NO",
+    }
+    versus = Versus(PEER, done.ratio(PEER, HERE))
+    return Figure(name, took.scaled(1e3), "ms of CPU", versus, ceiling, details)
 
 
 def photograph(width: int, height: int) -> bytes:
@@ -84,9 +85,9 @@ def photograph(width: int, height: int) -> bytes:
     return stream.getvalue()
 
 
-def ours(data: bytes, tiles: Geometry = GEOMETRY, config: ImageConfig = DECODING) -> Pixels:
+def ours(data: bytes, tiles: Geometry = GEOMETRY, config: ImageConfig | None = None) -> Pixels:
     """uint8 (crops, tile, tile, 3)."""
-    return tiles.cut(image.decode(data, config), Media.IMAGE)
+    return tiles.cut(image.decode(data, config or ImageConfig()), Media.IMAGE)
 
 
 class Peer:

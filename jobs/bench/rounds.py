@@ -12,7 +12,7 @@ from jobs.bench.figure import Spread
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Rounds(Generic[T]):
     """What each side made in the first round, which is not counted, and the seconds of each round after it."""
 

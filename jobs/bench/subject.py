@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from actors import checkpoint
-from actors.sandbox import prober
+from actors.sandbox import Sandbox
 from jobs.bench.machine import Machine
 from jobs.preflight import Ready
 from pipeline import image, index
@@ -103,13 +103,14 @@ def of_job(ready: Ready, count: int) -> Subject:
 
 
 def _sample(ready: Ready, count: int) -> list[tuple[Shard, list[Asset]]]:
-    found, probe = list[tuple[Shard, list[Asset]]](), prober(ready.job.image, ready.job.video)
-    for shard in ready.shards:
-        assets = list(islice(index.scan(shard, ready.job.input, probe), count))
-        found.append((shard, assets))
-        count -= len(assets)
-        if not count:
-            break
+    found, job = list[tuple[Shard, list[Asset]]](), ready.job
+    with closing(Sandbox(job.image, job.video)) as sandbox:
+        for shard in ready.shards:
+            assets = list(islice(index.scan(shard, job.input, sandbox.probe), count))
+            found.append((shard, assets))
+            count -= len(assets)
+            if not count:
+                break
     return found
 
 

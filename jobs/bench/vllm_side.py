@@ -11,8 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from jobs.bench import vllm_peer
 from jobs.bench.measured import Ids
 from jobs.bench.subject import CAPPED, Options
@@ -83,7 +81,7 @@ def _vllm(options: Options, work: Work, requests: Sequence[Request], prefix_cach
         job = {
             "model": str(options.subject.folder),
             "dtype": options.subject.model.dtype,
-            "threads": torch.get_num_threads(),
+            "threads": options.machine.threads,
             "prefix_caching": prefix_caching,
             "requests": list(_told(Path(folder), work, requests)),
         }

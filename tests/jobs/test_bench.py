@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.bench import PARTS, generation, planning, preprocessing, prompts, reading, subject
+from jobs.bench import generation, planning, preprocessing, prompts, reading, subject
 from jobs.bench.figure import Found
 from jobs.bench.machine import Machine
 from jobs.bench.measured import Measured, passes
@@ -48,7 +48,8 @@ def own(options: Options, tiny: Path, tmp_path: Path) -> Options:
     """The same of a job over a tar of four images, one of which is cut off."""
     pictures = [preprocessing.photograph(80 + 20 * i, 90) for i in range(4)]
     reading.write(tmp_path / "a.tar", [pictures[0][:500], *pictures])
-    return replace(options, subject=subject.of_job(check(config.read(job(tiny, tmp_path))), 0))
+    ready = check(config.read(job(tiny, tmp_path), ["model.dtype=float32"]))
+    return replace(options, subject=subject.of_job(ready, 0))
 
 
 def job(tiny: Path, folder: Path) -> str:
@@ -136,7 +137,7 @@ def test_a_jobs_own_images_are_preprocessed(own: Options) -> None:
 
 
 def test_a_jobs_own_images_are_read(own: Options, ray_local: None) -> None:
-    assert "a tar of 5 images of the job" in reading.measure(own).work
+    assert "a tar of 4 images of the job" in reading.measure(own).work
 
 
 def test_a_jobs_own_index_is_planned(own: Options) -> None:
@@ -190,10 +191,6 @@ def test_a_job_is_changed_by_set_alone(tiny: Path, tmp_path: Path) -> None:
 
     assert done.exit_code == 2
     assert "--dtype is for a run without --job" in done.output
-
-
-def test_parts_have_a_module_each() -> None:
-    assert [Path(f"jobs/bench/{part}.py").exists() for part in PARTS] == [True] * len(PARTS)
 
 
 @pytest.mark.slow

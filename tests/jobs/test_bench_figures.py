@@ -26,7 +26,7 @@ def test_a_spread_is_median_least_and_most() -> None:
 
 def test_sides_run_in_turns_once_more_than_is_counted() -> None:
     turns = list[str]()
-    sides = {name: lambda name=name: turns.append(name) for name in "ab"}  # type: ignore[misc]
+    sides = {name: lambda name=name: turns.append(name) for name in "ab"}
 
     done = rounds(sides, 2)
 
