@@ -184,10 +184,11 @@ def _found(ready: Ready, asked: Asked, log: Path) -> Found:
 
 def _replica(number: int, own: Sequence[Moment], slots: int) -> Figure:
     """After warm-up, which is the first unit; slots are counted until the last unit but one, since then it runs dry."""
-    first, late, last = own[0], own[-2], own[-1]
-    idle = 1 - (late.running - first.running) / ((late.steps - first.steps) * slots)
-    busy = (last.busy - first.busy) / (last.at - first.at)
-    details = {"units": len(own), "slots idle, %": 100 * idle}
+    first, late, last = own[0], own[-2:][0], own[-1]
+    details: dict[str, str | int | float] = {"units": len(own)}
+    if steps := late.steps - first.steps:
+        details["slots idle, %"] = 100 * (1 - (late.running - first.running) / (steps * slots))
+    busy = (last.busy - first.busy) / (last.at - first.at) if last is not first else 1.0
     return Figure(f"replica {number} busy", Spread.of([100 * busy]), "%", details=details)
 
 
