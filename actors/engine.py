@@ -70,7 +70,7 @@ class Call(Generic[Started, Opening, Said]):
     openings: Sequence[Opening]
     begin: Callable[[Sequence[Group]], Sequence[Started]]
     said: deque[tuple[int, Said]] = field(default_factory=deque)
-    failed: Exception | None = None
+    failed: RuntimeError | MemoryError | None = None
 
 
 class Engine(Generic[Started, Opening, Said]):
@@ -116,11 +116,11 @@ class Engine(Generic[Started, Opening, Said]):
             return
         try:
             self._pass()
-        except Exception as error:
+        except (RuntimeError, MemoryError) as error:  # what torch raises where memory is short
             self._fail(error)
             raise
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: RuntimeError | MemoryError) -> None:
         """Forget everything that is under way, and let its callers know."""
         for call, _ in [*self._running.values(), *self._waiting]:
             call.failed = error
