@@ -5,8 +5,8 @@
 Both sides decode the same bytes with Pillow and resize on one thread, in turns in one process: here to uint8 crops, as
 the preprocessor's child does, there to `pixel_values` in float32 (`LlavaOnevisionImageProcessorPil`). The pictures are
 noise of all scales, as photographs are, at JPEG quality 90. Printed are medians of the ratios of pairs, with their
-spread, milliseconds, and whether the crops are the same to the bit. Then the same for `[image] decode = "fast"`, under a
-cap of crops where it needs one, beside the exact decode and the processor that has only those grids.
+spread, milliseconds, and whether the crops are the same to the bit. Then the same for `[image] decode = "fast"`, under
+a cap of crops where it needs one, beside the exact decode and the processor that has only those grids.
 """
 
 from __future__ import annotations
