@@ -65,13 +65,14 @@ def answer(settings: Settings, request: Mapping[str, Any], parts: list[bytes]) -
 
 
 def _view_images(settings: Settings, geometry: Geometry, media: Media, parts: Sequence[bytes]) -> View:
+    exact = settings.image.decode == "exact"
     sizes, crops = [], []
     for part in parts:
-        picture = image.decode(part, settings.image)
-        sizes.append(Size(*picture.size))
-        crops.append(geometry.cut(picture, media))
+        picture, size = image.draft(part, settings.image, lambda s: s if exact else geometry.least(media, s))
+        sizes.append(size)
+        crops.append(geometry.cut(picture, media, size))
     grid = geometry.grid(sizes[0]) if media is Media.IMAGE else (0, 0)
-    return {"facts": [asdict(size) for size in sizes], "grid": grid, "pts": []}, np.concatenate(crops)
+    return {"facts": [asdict(size) for size in sizes], "grid": grid, "pts": []}, _joined(crops)
 
 
 def _view_video(settings: Settings, geometry: Geometry, media: Media, parts: Sequence[bytes]) -> View:
@@ -80,7 +81,12 @@ def _view_video(settings: Settings, geometry: Geometry, media: Media, parts: Seq
     for picture, time in frames:
         crops.append(geometry.cut(picture, media))
         times.append(time)
-    return {"facts": _facts(clip), "grid": (0, 0), "pts": times}, np.concatenate(crops)
+    return {"facts": _facts(clip), "grid": (0, 0), "pts": times}, _joined(crops)
+
+
+def _joined(crops: Sequence[Pixels]) -> Pixels:
+    """One array of them all; the array itself where it is one, as 31 crops are 14 MB to copy."""
+    return crops[0] if len(crops) == 1 else np.concatenate(crops)
 
 
 def _facts(look: Size | Clip) -> Any:

@@ -18,6 +18,7 @@ from pipeline.config import (
     GIB,
     ClusterConfig,
     GenerationConfig,
+    ImageConfig,
     InputConfig,
     Job,
     Loaded,
@@ -69,11 +70,12 @@ def check(loaded: Loaded) -> Ready:
     """
     problems = [*loaded.problems, *prompt.problems(loaded.prompts, PLACEHOLDERS)]
     sections = loaded.sections
+    image = sections.get("image", ImageConfig())
     replica = (sections.get("cluster", ClusterConfig()), sections.get("generation", GenerationConfig()))
     with ThreadPoolExecutor(3) as pool:
         listed = pool.submit(_look, _list, sections.get("input"))
         written = pool.submit(_look, _write, sections.get("output"))
-        pinned = pool.submit(_look, _model, sections.get("model"), *replica)
+        pinned = pool.submit(_look, _model, sections.get("model"), image, *replica)
     problems += [*listed.result()[1], *written.result()[1], *pinned.result()[1]]
     model = pinned.result()[0]
     if problems or model is None:
@@ -126,11 +128,13 @@ def _write(section: OutputConfig) -> None:
     storage.check_writable(section.uri)
 
 
-def _model(section: ModelConfig, cluster: ClusterConfig, generation: GenerationConfig) -> ModelConfig:
+def _model(
+    section: ModelConfig, image: ImageConfig, cluster: ClusterConfig, generation: GenerationConfig
+) -> ModelConfig:
     """The model at its commit, or with its absolute folder. Where the machine lacks something, nothing is fetched.
 
     Where the job says what memory the GPUs have, a model that does not fit is refused here, before its weights are
-    fetched; else by the replica, before it loads them.
+    fetched; else by the replica, before it loads them. So is a cap of crops that leaves the checkpoint no grid.
     """
     problems = lacking(section, cluster)
     if problems and is_hub_id(section):
@@ -138,8 +142,12 @@ def _model(section: ModelConfig, cluster: ClusterConfig, generation: GenerationC
     pinned, said = _look(checkpoint.pin, placed(section))
     if problems or pinned is None:
         raise ConfigError([*problems, *said])
+    folder = checkpoint.settings(pinned)
+    problems += _look(checkpoint.geometry(folder).capped, image.max_crops)[1]
     if memory := int(cluster.gpu_memory_gib * cluster.gpus_per_replica * GIB):
-        fit.batch_tokens(checkpoint.footprint(checkpoint.settings(pinned)), pinned, generation, memory)
+        problems += _look(fit.batch_tokens, checkpoint.footprint(folder), pinned, generation, memory)[1]
+    if problems:
+        raise ConfigError(problems)
     return pinned
 
 

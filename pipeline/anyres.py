@@ -83,9 +83,12 @@ class Geometry:
         )
 
     def capped(self, max_crops: int) -> Geometry:
-        """With only those grids that make at most `max_crops` crops of a picture, the base included; 0: all.
+        """With only those `image_grid_pinpoints` that have at most `max_crops` crops, the base included; 0: all.
 
-        As the processor and the model do it with these `image_grid_pinpoints` alone. ConfigError where none is left.
+        Grid, crops and tokens are then what transformers' processor and model make of these pinpoints alone: a large
+        picture shows less detail, a small one may get another grid. Pictures that are one crop each stay as they are:
+        frames, and several images under one key unless `tiles_each`. ConfigError, with the least that is possible,
+        where no pinpoint is left.
         """
         if not max_crops:
             return self
@@ -197,28 +200,48 @@ class Geometry:
         crops = sum(self.n_crops(media, sizes, n_frames))
         return Cost(sum(self.tokens(media, sizes, n_frames)), crops, crops * self._crop_bytes)
 
-    def cut(self, picture: Image.Image, media: Media) -> Pixels:
-        """The crops of one RGB picture of such an asset: uint8 (its `n_crops`, tile, tile, 3)."""
+    def least(self, media: Media, size: Size) -> Size:
+        """To what a picture of `size` may be reduced before it is cut: no crop is then made by enlarging it."""
+        if not self.tiled(media):
+            return Size(*_fitted(size, self.tile, self.tile))
+        rows, columns = self.grid(size)
+        width, height = _fitted(size, rows * self.tile, columns * self.tile)
+        return Size(max(width, self.tile), max(height, self.tile))
+
+    def cut(self, picture: Image.Image, media: Media, size: Size | None = None) -> Pixels:
+        """The crops of one RGB picture of such an asset: uint8 (its `n_crops`, tile, tile, 3).
+
+        `size` is the picture's own where `picture` is a draft of it.
+        """
         if media is Media.VIDEO:
             return self.frame(picture)
-        return self.crops(picture) if self.tiled(media) else self.square(picture)
+        return self.crops(picture, size) if self.tiled(media) else self.square(picture)
 
-    def crops(self, picture: Image.Image) -> Pixels:
+    def crops(self, picture: Image.Image, size: Size | None = None) -> Pixels:
         """One RGB image as uint8 (1 + rows x columns, tile, tile, 3): the squashed base, then tiles row by
         row.
 
-        The tiles cut a canvas on which the image, its aspect kept, lies centred on black.
+        The tiles cut a canvas on which the image, its aspect kept, lies centred on black. `size` as in `cut`.
         """
-        size, tile = Size(*picture.size), self.tile
+        size, tile = size or Size(*picture.size), self.tile
         rows, columns = self.grid(size)
-        fitted = picture.resize(_fitted(size, rows * tile, columns * tile), self.image_filter)
-        top, left = (rows * tile - fitted.height) // 2, (columns * tile - fitted.width) // 2
         crops = np.empty((1 + rows * columns, tile, tile, 3), np.uint8)
-        crops[0] = np.asarray(picture.resize((tile, tile), self.image_filter))
+        base = self._resized(picture, (tile, tile))
+        crops[0] = np.asarray(base)
+        inside = _fitted(size, rows * tile, columns * tile)
+        fitted = base if inside == base.size else self._resized(picture, inside)
+        if fitted is base and rows == columns == 1:  # a square no larger than a tile
+            crops[1] = crops[0]
+            return crops
+        top, left = (rows * tile - fitted.height) // 2, (columns * tile - fitted.width) // 2
         corners = product(range(-top, rows * tile - top, tile), range(-left, columns * tile - left, tile))
         for crop, (y, x) in zip(crops[1:], corners, strict=True):
             crop[:] = np.asarray(fitted.crop((x, y, x + tile, y + tile)))  # black where it reaches beyond
         return crops
+
+    def _resized(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """The picture itself where it has this size: PIL would copy it."""
+        return picture if picture.size == size else picture.resize(size, self.image_filter)
 
     def square(self, picture: Image.Image) -> Pixels:
         """One of several RGB images as uint8 (1, tile, tile, 3): padded to a square with the mean colour,

@@ -12,11 +12,11 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from PIL.AvifImagePlugin import AvifImageFile
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -27,6 +27,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.config import ImageConfig
+from pipeline.containers import JP2_MAGIC, PNG_MAGIC, is_cut, png_chunks
 from pipeline.errors import MediaError
 from pipeline.types import Code, Size
 
@@ -36,6 +37,7 @@ DECODERS = (  # imported by name: else Pillow imports all 43 that it has at the 
 )  # fmt: skip
 FORMATS = tuple(decoder.format for decoder in DECODERS)
 Image.MAX_IMAGE_PIXELS = None  # [image] max_pixels is checked instead, before any pixel is decoded
+ImageFile.MAXBLOCK = 1 << 19  # bytes at once from a file, and to an array: a tile of 384 x 384 in one piece
 
 # What Pillow's pure-Python parsers let out on hostile input, seen or read in their source.
 BROKEN = (
@@ -56,8 +58,6 @@ TRANSPOSE = {  # EXIF orientation to what makes the picture upright; 1 and unkno
 }
 SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 
-PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
-JP2_MAGIC = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 ALLOWED_MAGIC = {
     b"\xff\xd8\xff": "JPEG", PNG_MAGIC: "PNG", b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP",
     b"II*\x00": "TIFF", b"MM\x00*": "TIFF", JP2_MAGIC: "JPEG 2000", b"\xff\x4f\xff\x51": "JPEG 2000",
@@ -72,7 +72,6 @@ FOREIGN_MAGIC = {
 OTHER_MAGIC = {
     b"\x1f\x8b": "gzip data", b"PK\x03\x04": "a zip archive", b"{": "JSON text", b"[": "JSON text",
 }  # fmt: skip
-TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # by field type
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1")
 
 
@@ -92,8 +91,21 @@ def decode(data: bytes, limits: ImageConfig) -> Image.Image:
     (more than `limits.max_pixels`, before anything is decoded), TRUNCATED (the data ends early), CORRUPT. MemoryError
     where a decoder says that memory does not suffice.
     """
+    return draft(data, limits, lambda size: size)[0]
+
+
+def draft(data: bytes, limits: ImageConfig, least: Callable[[Size], Size]) -> tuple[Image.Image, Size]:
+    """As `decode`, but a JPEG at 1/2, 1/4 or 1/8 where both sides are still at least `least` of its upright size.
+
+    With it that upright size, which decides limits, crops and tokens. A draft is what libjpeg makes of the low
+    frequencies of each block: not the exact picture's pixels, averaged. Other formats come in full.
+    """
     with _opened(data, limits) as picture:
         orientation = _orientation(picture, data)
+        size = _upright_size(picture, orientation)
+        if (enough := least(size)) != size:
+            across, down = enough.width, enough.height
+            picture.draft(None, (down, across) if orientation in SIDEWAYS else (across, down))
         expected = _upright_size(picture, orientation)
         is_tiff = picture.format == "TIFF"
         picture.load()
@@ -102,7 +114,7 @@ def decode(data: bytes, limits: ImageConfig) -> Image.Image:
             upright = upright.transpose(TRANSPOSE[orientation])
     if (upright.width, upright.height) != (expected.width, expected.height):
         raise MediaError(Code.CORRUPT, "the pixels do not have the size that the header declares")
-    return upright
+    return upright, size
 
 
 @contextmanager
@@ -158,19 +170,10 @@ def _upright_size(picture: Image.Image, orientation: int) -> Size:
 
 def _png_exif(data: bytes) -> bytes:
     """The first eXIf chunk of a PNG, wherever it stands, found by walking chunk headers; b"" without one."""
-    for kind, start, length in _png_chunks(data):
+    for kind, start, length in png_chunks(data):
         if kind == b"eXIf":
             return b"Exif\x00\x00" + data[start : start + length]
     return b""
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(type, offset of the payload, declared length) of each chunk whose header is there."""
-    at = len(PNG_MAGIC)
-    while at + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        yield kind, at + 8, length
-        at += length + 12  # length, type and checksum take 4 bytes each
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
@@ -240,59 +243,12 @@ def _unsupported(name: str) -> MediaError:
 
 
 def _header_broken(data: bytes, name: str) -> MediaError:
-    if _is_cut(data):
+    if is_cut(data):
         return MediaError(Code.TRUNCATED, f"the file begins as {name} and ends before its pixels do")
     return MediaError(Code.CORRUPT, f"the file begins as {name}, and its header cannot be read")
 
 
 def _broken(data: bytes, error: Exception) -> MediaError:
-    if "truncat" in str(error).lower() or isinstance(error, EOFError) or _is_cut(data):
+    if "truncat" in str(error).lower() or isinstance(error, EOFError) or is_cut(data):
         return MediaError(Code.TRUNCATED, "the file ends before its pixels do")
     return MediaError(Code.CORRUPT, f"the decoder gave up: {type(error).__name__}: {error}")
-
-
-def _is_cut(data: bytes) -> bool:
-    """Whether the container declares more bytes than there are (asked only of files that did not decode)."""
-    if data.startswith(b"\xff\xd8"):
-        return b"\xff\xd9" not in data[-4096:]  # end of image; junk may follow it
-    if data.startswith(b"\xff\x4f\xff\x51"):
-        return not data.endswith(b"\xff\xd9")
-    if data.startswith(b"GIF8"):
-        return not data.rstrip(b"\x00").endswith(b";")
-    if data.startswith(b"RIFF") and len(data) >= 8:
-        return int.from_bytes(data[4:8], "little") + 8 > len(data)
-    if data.startswith(b"BM") and len(data) >= 6:
-        return int.from_bytes(data[2:6], "little") > len(data)
-    if data.startswith(PNG_MAGIC):
-        return all(kind != b"IEND" for kind, _, _ in _png_chunks(data))
-    if data.startswith(JP2_MAGIC) or data[4:8] == b"ftyp":
-        return _boxes_end(data) > len(data)
-    return data.startswith((b"II*\x00", b"MM\x00*")) and _directory_end(data) > len(data)
-
-
-def _directory_end(data: bytes) -> int:
-    """Where a TIFF's first directory and the values that it points to end; writers often put them last."""
-    order = "<" if data.startswith(b"II") else ">"
-    end: int = 8
-    try:
-        (at,) = struct.unpack_from(order + "I", data, 4)
-        (count,) = struct.unpack_from(order + "H", data, at)
-        end = at + 6 + 12 * count
-        for entry in range(at + 2, end - 4, 12):
-            kind, values, offset = struct.unpack_from(order + "2xHII", data, entry)
-            size = values * TIFF_BYTES.get(kind, 0)
-            end = max(end, offset + size if size > 4 else 0)
-    except struct.error:
-        return len(data) + 1
-    return end
-
-
-def _boxes_end(data: bytes) -> int:
-    """Where the last top-level box of an ISO media file says that it ends."""
-    at = 0
-    while at + 8 <= len(data):
-        size = int.from_bytes(data[at : at + 4], "big")
-        if size == 1 and at + 16 <= len(data):
-            size = int.from_bytes(data[at + 8 : at + 16], "big")
-        at = at + size if size >= 8 else len(data)  # 0: to the end of the file
-    return at

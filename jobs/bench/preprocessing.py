@@ -2,7 +2,8 @@
 
 Both sides decode the same bytes with Pillow and resize on one thread, in turns in one process: here to uint8 crops, as
 the preprocessor's child does, there to `pixel_values` in float32 (`LlavaOnevisionImageProcessorPil`). The pictures are
-noise of all scales, as photographs are, at JPEG quality 90, or a job's own.
+noise of all scales, as photographs are, at JPEG quality 90, or a job's own. Then the same for `[image] decode = "fast"`
+against the exact decode, in sizes where it applies, under a cap of crops where it needs one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from pipeline.types import Media, Pixels
 
 NAME = "preprocessing"
 HERE, PEER = "here", "transformers, PIL"
+FAST, EXACT = "fast", "the exact decode"
 SIZES = [
     (384, 384),
     (512, 512),
@@ -38,6 +41,7 @@ SIZES = [
     (4000, 3000),
 ]
 SEED, QUALITY = 0, 90
+DRAFTS = [((3000, 2000), 10), ((4000, 3000), 10), ((6000, 4000), 0)]  # sizes and [image] max_crops
 GEOMETRY = Geometry.from_checkpoint({"model_type": "llava_onevision"}, {}, None)
 
 
@@ -49,7 +53,8 @@ def measure(options: Options) -> Found:
     kind = "the job's first images" if own else f"JPEG quality {QUALITY}, seed {SEED}"
     said = f"{kind}, encoded bytes to crops, one thread, medians of {options.pairs} rounds"
     notes = [f"{PEER}: {CAPPED}"] if own and own.image.max_crops else []
-    return Found(NAME, said, [*figures, *_mean(figures)], notes if figures else [NOTHING])
+    drafts = [] if own else [_draft(options.pairs, *size, most) for size, most in DRAFTS]
+    return Found(NAME, said, [*figures, *_mean(figures), *drafts], notes if figures else [NOTHING])
 
 
 def _figure(options: Options, peer: Peer, name: str, data: bytes) -> Figure:
@@ -74,6 +79,21 @@ def _figure(options: Options, peer: Peer, name: str, data: bytes) -> Figure:
     return Figure(name, took.scaled(1e3), "ms of CPU", versus, ceiling, details)
 
 
+def _draft(pairs: int, width: int, height: int, most: int) -> Figure:
+    """A picture that is decoded at a part of its size."""
+    data, tiles = photograph(width, height), GEOMETRY.capped(most)
+    sides = {FAST: partial(ours, data, tiles, ImageConfig(decode="fast")), EXACT: partial(ours, data, tiles)}
+    done = rounds(sides, pairs, time.process_time)
+    fast, exact = done.made[FAST], done.made[EXACT]
+    details: Details = {
+        "max_crops": most,
+        "crops": len(fast),
+        "mean difference of 255": float(np.abs(fast.astype(int) - exact).mean()),
+    }
+    name, took = f"{width} x {height}, fast", done.seconds(FAST).scaled(1e3)
+    return Figure(name, took, "ms of CPU", Versus(EXACT, done.ratio(EXACT, FAST)), details=details)
+
+
 def photograph(width: int, height: int) -> bytes:
     """A JPEG whose detail is spread over all scales, as a photograph's is."""
     dice, picture = np.random.default_rng([SEED, width, height]), np.zeros((height, width, 3))
@@ -86,8 +106,11 @@ def photograph(width: int, height: int) -> bytes:
 
 
 def ours(data: bytes, tiles: Geometry = GEOMETRY, config: ImageConfig | None = None) -> Pixels:
-    """uint8 (crops, tile, tile, 3)."""
-    return tiles.cut(image.decode(data, config or ImageConfig()), Media.IMAGE)
+    """uint8 (crops, tile, tile, 3), decoded as `config` says."""
+    config = config or ImageConfig()
+    exact = config.decode == "exact"
+    picture, size = image.draft(data, config, lambda s: s if exact else tiles.least(Media.IMAGE, s))
+    return tiles.cut(picture, Media.IMAGE, size)
 
 
 class Peer:

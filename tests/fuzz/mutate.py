@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Callable
 
-from pipeline.image import PNG_MAGIC
+from pipeline.containers import PNG_MAGIC
 
 MOST = 1 << 20  # bytes of a mutated file; duplicated blocks would make some large for no gain
 EDGES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 1 << 24, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)

@@ -244,3 +244,18 @@ def test_a_model_that_the_gpus_hold_together_is_ready(folder: Path) -> None:
     text = job(folder, more="[cluster]\ngpu_memory_gib = 16\ngpus_per_replica = 2")
 
     assert check(read(text)).footprint.parameters > 12_000_000_000
+
+
+def test_a_cap_of_crops_is_in_geometry_and_recipe(folder: Path) -> None:
+    ready, whole = check(read(job(folder, more="[image]\nmax_crops = 5"))), check(read(job(folder)))
+
+    assert ready.geometry == whole.geometry.capped(5) != whole.geometry
+    assert ready.recipe.recipe_id != whole.recipe.recipe_id
+    assert json.loads(ready.recipe.to_json())["image"]["max_crops"] == 5
+
+
+def test_a_cap_that_leaves_no_grid_is_a_problem_beside_the_memory(folder: Path) -> None:
+    cap, memory = problems(job(folder, more="[image]\nmax_crops = 1\n[cluster]\ngpu_memory_gib = 16"))
+
+    assert cap == "[image] max_crops must be 0 or at least 2 here, not 1"
+    assert "a replica has 16.0 GiB" in memory

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from pipeline.anyres import Geometry
+from pipeline.errors import ConfigError
 from pipeline.types import Cost, Media, Size
 
 CONFIG: dict[str, Any] = {"model_type": "llava_onevision"}
@@ -163,3 +164,51 @@ def test_a_frame_is_squashed() -> None:
 def test_a_long_strip_does_not_take_a_square_of_memory() -> None:
     """Of 60,000 x 60,000 pixels, 14 GB, strips hold 60 MB at a time."""
     assert REAL.square(Image.new("RGB", (60_000, 2), "white")).shape == (1, 384, 384, 3)
+
+
+def test_a_square_no_larger_than_a_tile_is_its_base_and_once_more_its_only_tile() -> None:
+    for side in (300, 384):
+        base, tile = REAL.crops(Image.linear_gradient("L").resize((side, side)).convert("RGB"))
+
+        np.testing.assert_array_equal(base, tile)
+
+
+def test_a_square_that_fills_no_grid_lies_on_black_beside_its_base() -> None:
+    """NeXT has no grid of one tile: the square is as large as the base, and its tiles are not the base."""
+    crops = NEXT.crops(Image.new("RGB", (336, 336), "white"))
+
+    assert [int(crop.mean()) for crop in crops] == [255, 127, 127]
+
+
+def test_capping_leaves_the_grids_with_so_many_crops() -> None:
+    assert REAL.capped(10).n_crops(Media.IMAGE, [Size(4000, 3000)], 0) == (10,)
+    assert REAL.capped(37) == REAL.capped(0) == REAL
+    assert NEXT.capped(4).n_crops(Media.IMAGE, [Size(640, 480)], 0) == (3,)
+
+
+def test_capping_changes_nothing_about_what_is_one_crop_each() -> None:
+    capped, size = REAL.capped(2), Size(4000, 3000)
+
+    assert capped.cost(Media.VIDEO, [size], 16) == REAL.cost(Media.VIDEO, [size], 16)
+    assert capped.cost(Media.IMAGES, [size, size], 0) == REAL.cost(Media.IMAGES, [size, size], 0)
+
+
+@pytest.mark.parametrize(("geometry", "least"), [(REAL, 2), (NEXT, 3)])
+def test_a_cap_below_the_smallest_grid_is_refused_with_the_least(geometry: Geometry, least: int) -> None:
+    with pytest.raises(ConfigError, match=f"max_crops must be 0 or at least {least} here, not 1"):
+        geometry.capped(1)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "media", "size", "least"),
+    [
+        (REAL, Media.IMAGE, Size(4000, 3000), Size(2304, 1728)),
+        (REAL, Media.IMAGE, Size(4000, 400), Size(2304, 384)),  # the base is squashed into a whole tile
+        (REAL, Media.IMAGES, Size(4000, 3000), Size(384, 288)),
+        (NEXT, Media.IMAGES, Size(4000, 2000), Size(672, 336)),
+    ],
+)
+def test_a_picture_may_be_reduced_to_what_its_crops_need(
+    geometry: Geometry, media: Media, size: Size, least: Size
+) -> None:
+    assert geometry.least(media, size) == least

@@ -21,13 +21,23 @@ from pipeline.types import Media, Pixels, Size
 
 
 class Oracle:
-    """transformers' processor beside our geometry, made from the same configuration."""
+    """transformers' processor beside our geometry, made from the same configuration.
 
-    def __init__(self, config: dict[str, Any], processor: dict[str, Any], images: Any, words: Any) -> None:
+    With `max_crops`, transformers' has only the pinpoints with at most so many crops, and our geometry is capped.
+    """
+
+    def __init__(
+        self, config: dict[str, Any], processor: dict[str, Any], images: Any, words: Any, max_crops: int = 0
+    ) -> None:
         self.tile: int = config["vision_config"]["image_size"]
         self.mean, self.std = processor["image_mean"], processor["image_std"]
-        self.geometry = Geometry.from_checkpoint(config, processor, None)
-        self.images = images(**processor)
+        self.geometry = Geometry.from_checkpoint(config, processor, None).capped(max_crops)
+        pinpoints = [
+            [height, width]
+            for height, width in processor["image_grid_pinpoints"]
+            if not max_crops or (height // self.tile) * (width // self.tile) + 1 <= max_crops
+        ]
+        self.images = images(**processor | {"image_grid_pinpoints": pinpoints})
         # Its __init__ wants a tokenizer; counting tokens needs none of what that would set up.
         self.words = words.__new__(words)
         self.words.image_processor = self.images
@@ -50,7 +60,7 @@ class Oracle:
         return len(self.words.replace_image_token(image, 0))
 
 
-def onevision(tile: int, side: int, mean: tuple[float, float, float]) -> Oracle:
+def onevision(tile: int, side: int, mean: tuple[float, float, float], max_crops: int = 0) -> Oracle:
     """LLaVA-OneVision with all pinpoints up to `side` by `side` tiles."""
     pinpoints = [[tile * r, tile * c] for r in range(1, side + 1) for c in range(1, side + 1)]
     processor: dict[str, Any] = {
@@ -64,14 +74,14 @@ def onevision(tile: int, side: int, mean: tuple[float, float, float]) -> Oracle:
         "image_grid_pinpoints": pinpoints,
         "vision_config": {"image_size": tile, "patch_size": 14},
     }
-    oracle = Oracle(config, processor, LlavaOnevisionImageProcessorPil, LlavaOnevisionProcessor)
+    oracle = Oracle(config, processor, LlavaOnevisionImageProcessorPil, LlavaOnevisionProcessor, max_crops)
     oracle.words.num_image_tokens = (tile // 14) ** 2
     oracle.words.vision_aspect_ratio = "anyres_max_9"
     oracle.words.vision_feature_select_strategy = "full"
     return oracle
 
 
-def next_(tile: int) -> Oracle:
+def next_(tile: int, max_crops: int = 0) -> Oracle:
     """LLaVA-NeXT with its five pinpoints."""
     pinpoints = [[tile * r, tile * c] for r, c in ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))]
     processor: dict[str, Any] = {
@@ -86,7 +96,7 @@ def next_(tile: int) -> Oracle:
         "image_grid_pinpoints": pinpoints,
         "vision_config": {"image_size": tile, "patch_size": 14},
     }
-    oracle = Oracle(config, processor, LlavaNextImageProcessorPil, LlavaNextProcessor)
+    oracle = Oracle(config, processor, LlavaNextImageProcessorPil, LlavaNextProcessor, max_crops)
     oracle.words.patch_size, oracle.words.num_additional_image_tokens = 14, 1
     oracle.words.vision_feature_select_strategy = "default"
     return oracle
@@ -101,6 +111,13 @@ ALL = [
     pytest.param(DEMO, id="onevision-72px"),
     pytest.param(NEXT, id="next-336px"),
     pytest.param(TINY, id="next-70px"),
+]
+CAPPED = [
+    pytest.param(onevision(384, 6, (0.5, 0.5, 0.5), 10), id="onevision-384px-10-crops"),
+    pytest.param(onevision(384, 6, (0.5, 0.5, 0.5), 2), id="onevision-384px-2-crops"),
+    pytest.param(onevision(72, 4, (0.5, 0.4, 0.3), 4), id="onevision-72px-4-crops"),
+    pytest.param(next_(336, 4), id="next-336px-4-crops"),
+    pytest.param(next_(70, 3), id="next-70px-3-crops"),
 ]
 
 
@@ -170,6 +187,16 @@ def test_several_images_equal_transformers(oracle: Oracle) -> None:
     assert_groups_equal(oracle, [found[i : i + 2 + i % 3] for i in range(0, len(found) - 3, 4)])
 
 
+@pytest.mark.parametrize("oracle", CAPPED)
+def test_capped_images_equal_transformers_with_the_small_pinpoints_alone(oracle: Oracle) -> None:
+    assert_images_equal(oracle, [*sizes(15, 500_000, seed=8), Size(1600, 1200)])
+
+
+@pytest.mark.parametrize("oracle", CAPPED)
+def test_capped_groups_equal_transformers_with_the_small_pinpoints_alone(oracle: Oracle) -> None:
+    assert_groups_equal(oracle, [[Size(640, 480), Size(300, 900)], [Size(1200, 1000), Size(20, 20)]])
+
+
 @pytest.mark.slow
 def test_many_sizes_equal_transformers() -> None:
     """As llava-hf ships them, 1,000 of OneVision and 300 of NeXT; 300 of the demo.
@@ -189,7 +216,7 @@ def test_many_groups_equal_transformers() -> None:
         assert_groups_equal(oracle, [found[i : i + 2 + i % 3] for i in range(0, len(found) - 3, 4)])
 
 
-@pytest.mark.parametrize("oracle", ALL)
+@pytest.mark.parametrize("oracle", [*ALL, *CAPPED])
 def test_tokens_of_twenty_thousand_sizes_equal_transformers(oracle: Oracle) -> None:
     chosen = [Size(w, h) for w in range(1, 6001, 27) for h in range(1, 4001, 17)]
     equal = sum(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-from pipeline import image
+from pipeline import containers, image
 from pipeline.config import ImageConfig
 from pipeline.errors import MediaError
 from pipeline.types import Code, Size
@@ -227,7 +227,12 @@ def test_eps_is_not_handed_to_ghostscript_by_its_pixels_format() -> None:
 
 def test_too_many_pixels_are_refused_from_the_header_alone() -> None:
     header = struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)  # 120 GB of pixels, if decoded
-    data = image.PNG_MAGIC + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    data = (
+        containers.PNG_MAGIC
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
     with pytest.raises(MediaError, match="200000 x 200000") as caught:
         image.probe(data, LIMITS)
@@ -258,3 +263,30 @@ def test_messages_are_short_and_hold_no_addresses() -> None:
     assert len(error.message) <= 300
     assert "/home" not in error.message
     assert " at 0x" not in error.message
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_draft_is_upright_and_comes_with_the_pictures_own_size(orientation: int) -> None:
+    data = encode(scene(640, 480), "JPEG", exif=exif(orientation))
+    wide = orientation == 1
+    drafted, size = image.draft(data, LIMITS, lambda size: Size(size.width // 4, size.height // 4))
+
+    assert size == (Size(640, 480) if wide else Size(480, 640))
+    assert drafted.size == ((160, 120) if wide else (120, 160))
+    top_left = drafted.getpixel((20, 20))
+    assert top_left == pytest.approx((255, 0, 0) if wide else (0, 0, 255), abs=3)
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_a_draft_of_what_is_needed_whole_is_the_exact_picture(name: str) -> None:
+    drafted, size = image.draft(ENCODED[name], LIMITS, lambda size: Size(size.width // 2 + 1, size.height))
+
+    assert (drafted.tobytes(), Size(*drafted.size)) == (image.decode(ENCODED[name], LIMITS).tobytes(), size)
+
+
+def test_a_draft_of_too_many_pixels_is_refused_by_the_size_in_the_file() -> None:
+    data = encode(Image.new("RGB", (1000, 1000)), "JPEG")
+
+    with pytest.raises(MediaError, match="1000 x 1000") as caught:
+        image.draft(data, ImageConfig(max_pixels=999_999), lambda _: Size(100, 100))
+    assert caught.value.code is Code.TOO_LARGE

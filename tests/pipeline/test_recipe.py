@@ -34,6 +34,8 @@ RECIPE = Recipe(
         replace(RECIPE, prompts=(PromptConfig("short", (Turn("user", "What is it!"),)), RECIPE.prompts[1])),
         replace(RECIPE, generation=replace(RECIPE.generation, max_new_tokens=8)),
         replace(RECIPE, image=replace(RECIPE.image, max_pixels=5)),
+        replace(RECIPE, image=replace(RECIPE.image, max_crops=10)),
+        replace(RECIPE, image=replace(RECIPE.image, decode="fast")),
         replace(RECIPE, video=replace(RECIPE.video, frames=5)),
         replace(RECIPE, software={"torch": "2.14.0", "pillow": "13.0.0"}),
     ],
