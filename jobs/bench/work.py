@@ -69,7 +69,7 @@ def described(options: Options, todo: Work) -> str:
     """Pictures, model and machine of a measurement, in words."""
     subject, machine = options.subject, options.machine
     kind = "the job's first" if subject.shards else f"random, seed {SEED},"
-    sizes = " ".join(f"{picture.width}x{picture.height}" for picture in todo.pictures)
+    sizes = " ".join(dict.fromkeys(f"{picture.width}x{picture.height}" for picture in todo.pictures))
     return (
         f"{len(todo.pictures)} pictures ({kind} {sizes}), {subject.folder.name}, {subject.model.dtype}, "
         f"{machine.threads} threads"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import statistics
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from jobs.cli import main
 from jobs.preflight import check
 from pipeline import config
 from pipeline.config import ModelConfig
+from pipeline.errors import RunError
 from pipeline.footprint import BYTES
 from pipeline.roofline import prefill_flops, vision_flops
 from tests import checkpoints
@@ -165,6 +167,11 @@ def test_peers_that_cut_otherwise_than_the_job_are_left_out(own: Options) -> Non
 
     assert [figure.versus for figure in found.figures] == [None, None, None]
     assert f"transformers is left out: {subject.CAPPED}" in found.notes
+
+
+def test_an_interpreter_without_vllm_is_told(options: Options) -> None:
+    with pytest.raises(RunError, match="No module named 'vllm'"):
+        generation.measure(replace(options, vllm_python=sys.executable))
 
 
 @pytest.mark.parametrize(
