@@ -83,5 +83,5 @@ def _figures(done: Rounds[Ids], todo: Work, least: float, prompts: int) -> Itera
         rate = done.rate(PIXELS, todo.count)
         ceiling = Ceiling("roofline", todo.count / least, rate.median, "captions")
         versus = Versus(VLLM, done.ratio(VLLM, PIXELS))
-        details = theirs(done, PIXELS, VLLM)
-        yield Figure(f"{prompts} prompts {PIXELS}", rate, "captions/s", versus, ceiling, details)
+        beside = theirs(done, PIXELS, VLLM)
+        yield Figure(f"{prompts} prompts {PIXELS}", rate, "captions/s", versus, ceiling, beside)
