@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
-from jobs.bench.figure import Ceiling, Details, Figure, Found, Spread, Versus
-from jobs.bench.measured import Ids, Measured, least_s, passes
+from jobs.bench.figure import Ceiling, Figure, Found, Spread, Versus
+from jobs.bench.measured import Ids, Measured, least_s, passes, theirs
 from jobs.bench.rounds import Rounds, rounds
 from jobs.bench.subject import CAPPED, NOTHING, Options
 from jobs.bench.transformers_peer import Transformers
@@ -105,12 +105,11 @@ class _Bench:
 def _figure(name: str, done: Rounds[Ids], side: str, least: float) -> Figure:
     """Captions a second here, beside one of the others, which begins where we then begin, too; or by themselves."""
     here = PIXELS if side == VLLM else HERE
-    ours, theirs = done.made[here], done.made[side]
-    rate = done.rate(here, len(ours))
-    ceiling = Ceiling("roofline", len(ours) / least, rate.median, "captions")
+    count = len(done.made[here])
+    rate = done.rate(here, count)
+    ceiling = Ceiling("roofline", count / least, rate.median, "captions")
     what = f"from {'pixels' if side == VLLM else 'crops'}, {name}"
     if side == HERE:
         return Figure(what, rate, "captions/s", None, ceiling)
-    same = sum(a == b for a, b in zip(ours, theirs, strict=True))
-    details: Details = {"theirs": done.rate(side, len(ours)).median, "same tokens": f"{same} of {len(ours)}"}
-    return Figure(what, rate, "captions/s", Versus(side, done.ratio(side, here)), ceiling, details)
+    versus = Versus(side, done.ratio(side, here))
+    return Figure(what, rate, "captions/s", versus, ceiling, theirs(done, here, side))

@@ -18,7 +18,9 @@ from actors.engine import Group
 from actors.replica import Replica, common
 from actors.sampling import Choice, Ending, seed_of
 from actors.slots import Place
+from jobs.bench.figure import Details
 from jobs.bench.machine import Machine
+from jobs.bench.rounds import Rounds
 from jobs.bench.subject import Subject
 from pipeline.config import GenerationConfig
 from pipeline.footprint import Footprint
@@ -128,3 +130,10 @@ def least_s(subject: Subject, machine: Machine, requests: Sequence[Request], len
     tokens = [(len(request.input_ids), own) for request, own in zip(requests, lengths, strict=True)]
     steps = (roofline.step_s([n + i for n, own in tokens if own > i]) for i in range(1, max(lengths)))
     return passes(subject.footprint, requests) / peaks.flops + sum(steps)
+
+
+def theirs(done: Rounds[Ids], here: str, there: str) -> Details:
+    """Captions a second of a peer, and how many of its captions have our tokens."""
+    ours, others = done.made[here], done.made[there]
+    same = sum(a == b for a, b in zip(ours, others, strict=True))
+    return {"theirs": done.rate(there, len(ours)).median, "same tokens": f"{same} of {len(ours)}"}

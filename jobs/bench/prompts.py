@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from jobs.bench.figure import Ceiling, Figure, Found, Versus
-from jobs.bench.measured import Ids, Measured, least_s
+from jobs.bench.measured import Ids, Measured, least_s, theirs
 from jobs.bench.rounds import Rounds, rounds
 from jobs.bench.subject import Options
 from jobs.bench.vllm_side import told, vllm_or_none
@@ -83,5 +83,5 @@ def _figures(done: Rounds[Ids], todo: Work, least: float, prompts: int) -> Itera
         rate = done.rate(PIXELS, todo.count)
         ceiling = Ceiling("roofline", todo.count / least, rate.median, "captions")
         versus = Versus(VLLM, done.ratio(VLLM, PIXELS))
-        details = {"theirs": done.rate(VLLM, todo.count).median}
-        yield Figure(f"{prompts} prompts {PIXELS}", rate, "captions/s", versus, ceiling, details)
+        beside = theirs(done, PIXELS, VLLM)
+        yield Figure(f"{prompts} prompts {PIXELS}", rate, "captions/s", versus, ceiling, beside)

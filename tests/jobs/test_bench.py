@@ -8,6 +8,7 @@ import statistics
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from click.testing import CliRunner, Result
@@ -19,7 +20,7 @@ from jobs.bench.measured import Measured, passes
 from jobs.bench.subject import Options
 from jobs.bench.work import MOST, natural, work
 from jobs.cli import main
-from jobs.preflight import check
+from jobs.preflight import check, placed
 from pipeline import config
 from pipeline.config import ModelConfig
 from pipeline.errors import RunError
@@ -225,8 +226,11 @@ def test_the_command_prints_tables(tiny: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.skipif(VLLM not in os.environ, reason=f"{VLLM} names no interpreter that has vLLM")
-def test_vllm_says_the_same(options: Options) -> None:
-    found = generation.measure(replace(options, vllm_python=os.environ[VLLM]))
+@pytest.mark.parametrize(("part", "captions"), [(generation, "3 of 3"), (prompts, "9 of 9")])
+def test_vllm_says_the_same(part: ModuleType, captions: str, options: Options) -> None:
+    demo = subject.of_model(placed(ModelConfig("demo", dtype="float32")))
+    found = part.measure(replace(options, subject=demo, vllm_python=os.environ[VLLM]))
 
-    assert same(found) == {"3 of 3"}
+    beside = [figure for figure in found.figures if figure.versus and "vLLM" in figure.versus.peer]
+    assert {figure.details["same tokens"] for figure in beside} == {captions}
     assert any("vLLM" in note and "decoded pixels" in note for note in found.notes)
