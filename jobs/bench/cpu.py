@@ -1,0 +1,87 @@
+"""The CPU time of a piece of work, in this process and in all below it: Ray's, decoders', those that end meanwhile."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+EVERY_S = 0.25  # between looks: what a process that ends has taken since the last one is not counted
+TICKS = os.sysconf("SC_CLK_TCK")
+Process = tuple[int, int]  # its number, and when it was started: numbers come again
+
+
+@dataclass
+class Spent:
+    """CPU seconds by process, and by the name under which the process was last seen."""
+
+    seconds: dict[Process, float] = field(default_factory=dict)
+    names: dict[Process, str] = field(default_factory=dict)
+    before: dict[Process, float] = field(default_factory=dict)
+    looking: float = 0.0
+
+    def look(self) -> None:
+        """Read what this process and those below it have taken until now."""
+        begun = time.thread_time()
+        parents, found = dict[int, int](), dict[Process, float]()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+                fields = (folder / "stat").read_text().rpartition(")")[2].split()
+                number = int(folder.name)
+                parents[number] = int(fields[1])
+                found[number, int(fields[19])] = sum(map(int, fields[11:13])) / TICKS
+        for process, seconds in found.items():
+            if _below(process[0], parents):
+                self.seconds[process] = seconds
+                self._name(process)
+        self.looking += time.thread_time() - begun
+
+    def _name(self, process: Process) -> None:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if name := Path(f"/proc/{process[0]}/cmdline").read_text():  # empty, it has ended
+                self.names[process] = name.replace("\0", " ").strip()
+
+    @property
+    def by_name(self) -> Counter[str]:
+        """CPU seconds by command line; this process's looks at the others are not among them."""
+        spent = Counter[str]()
+        for process, seconds in self.seconds.items():
+            spent[self.names.get(process, "")] += seconds - self.before.get(process, 0.0)
+        return spent
+
+    @property
+    def total(self) -> float:
+        """CPU seconds, but for those of looking."""
+        return self.by_name.total() - self.looking
+
+
+@contextmanager
+def counted() -> Iterator[Spent]:
+    """What this process and all below it take while inside."""
+    spent, done = Spent(), threading.Event()
+    spent.look()
+    spent.before, spent.looking = dict(spent.seconds), 0.0
+
+    def watch() -> None:
+        while not done.wait(EVERY_S):
+            spent.look()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield spent
+    finally:
+        done.set()
+        thread.join()
+        spent.look()
+
+
+def _below(number: int, parents: Mapping[int, int]) -> bool:
+    while number not in (os.getpid(), 0):
+        number = parents.get(number, 0)
+    return number != 0
