@@ -111,7 +111,9 @@ class ImageConfig:
 
     max_pixels: int = key(100_000_000, low=1, help="width times height of the largest image that is decoded")
     max_crops: int = key(
-        0, low=0, help="crops of one picture, its base included; fewer cost less and show less; 0: the checkpoint's"
+        0,
+        low=0,
+        help="crops of one picture, its base included; fewer cost less and show less; 0: the checkpoint's",
     )
     timeout_s: float = key(30.0, low=0.1, help="seconds that decoding one asset may take")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import statistics
 import tarfile
 import tempfile
 import time
@@ -169,8 +168,11 @@ def main() -> None:
         rounds = [measure(Path(folder), given.assets) for _ in range(given.rounds)]
     for costs in zip(*rounds, strict=True):
         for c in costs:
-            console.print(f"{c.assets:9,} run {c.run_s:.2f} start {c.start_s:.2f} pixels {c.pixels_s:.2f}: {c.overhead_us:.0f} us/asset")
-            for name, s in Counter(c.by_process).most_common(12): console.print(f"    {s/c.assets*1e6:8.1f} {name}")
+            console.print(
+                f"{c.assets:9,} run {c.run_s:.2f} start {c.start_s:.2f} pixels {c.pixels_s:.2f}: {c.overhead_us:.0f} us/asset"
+            )
+            for name, s in Counter(c.by_process).most_common(12):
+                console.print(f"    {s / c.assets * 1e6:8.1f} {name}")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ of pairs with their spread.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import logging
-import os
 import statistics
 import tarfile
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +28,12 @@ import ray
 from ray.data._internal.datasource.webdataset_datasource import WebDatasetDatasource
 from rich.console import Console
 
+from jobs.bench.cpu import counted
 from pipeline import index
 from pipeline.config import InputConfig
 from pipeline.read import read_assets
 from pipeline.shards import list_shards
-from pipeline.types import Asset, Clip, Media, Shard, Size
+from pipeline.types import Asset, Media, Shard, Size
 
 SEED = 0
 INPUT = InputConfig("bench", ("",))
@@ -56,8 +55,8 @@ def indexed(shard: Shard) -> list[Asset]:
     return list(index.scan(shard, INPUT, _size))
 
 
-def _size(media: Media, data: bytes) -> Size | Clip:
-    return Size(1, 1)
+def _size(media: Sequence[tuple[Media, bytes]]) -> list[Size]:
+    return [Size(1, 1)] * len(media)
 
 
 def theirs(path: Path) -> Iterator[Any]:
@@ -74,27 +73,9 @@ def reader(path: Path) -> Iterator[Any]:
 
 def timed(side: Callable[[], Iterator[Any]]) -> float:
     """Seconds of CPU to run through it."""
-    begun = cpu_s()
-    deque(side(), maxlen=0)
-    return cpu_s() - begun
-
-
-def cpu_s() -> float:
-    """Seconds of CPU that this process and those below it have taken, but for some that have ended."""
-    seconds, parent = dict[int, float](), dict[int, int]()
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-            fields = status.read_text().rpartition(")")[2].split()
-            number = int(status.parent.name)
-            parent[number] = int(fields[1])
-            seconds[number] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-    return sum(own for number, own in seconds.items() if _below(number, parent))
-
-
-def _below(number: int, parent: Mapping[int, int]) -> bool:
-    while number not in (os.getpid(), 0):
-        number = parent.get(number, 0)
-    return number != 0
+    with counted() as spent:
+        deque(side(), maxlen=0)
+    return spent.total
 
 
 def main() -> None:

@@ -9,9 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -31,9 +30,7 @@ VIDEO = VideoConfig(timeout_s=20.0)
 poisoned: list[bytes] = []
 
 
-def misbehave(
-    settings: sandboxed.Settings, request: Mapping[str, Any], parts: list[bytes]
-) -> sandboxed.Answer:
+def misbehave(settings: sandboxed.Settings, op: str, media: Media, parts: list[bytes]) -> sandboxed.Answer:
     """Does what the bytes say; decodes anything else."""
     match parts[0]:
         case b"crash":
@@ -47,19 +44,19 @@ def misbehave(
         case b"poison":
             poisoned.append(parts[0])
         case b"lie":
-            return {"facts": "none", "grid": None, "pts": 3, "sha256": 0}, [np.zeros(3, np.uint8)]
+            return {"facts": "none", "grid": None, "pts": 3, "sha256": 0}, np.zeros(3, np.uint8)
         case b"flood":
-            return {}, [np.zeros(GEOMETRY.tile**2 * 3 * 65, np.uint8)]
+            return {}, np.zeros(GEOMETRY.tile**2 * 3 * 65, np.uint8)
         case b"environment":
             raise MediaError(Code.UNSUPPORTED, " ".join(os.environ))
         case b"write":
             return {
                 "facts": [{"width": Path("/dev/shm/captionmill-test").write_bytes(b"x"), "height": 1}]
-            }, []
+            }, sandboxed.NOTHING
         case _:
             if poisoned:
                 os.kill(os.getpid(), signal.SIGSEGV)
-    return sandboxed.answer(settings, request, [photo()] if parts[0] == b"poison" else parts)
+    return sandboxed.answer(settings, op, media, [photo()] if parts[0] == b"poison" else parts)
 
 
 def photo(width: int = 64, height: int = 48) -> bytes:
@@ -251,7 +248,7 @@ from actors.sandbox import *
 child = Sandbox(ImageConfig(), VideoConfig(), program=({__file__!r},))._ready()
 print(open(f"/proc/{{os.getpid()}}/task/{{os.getpid()}}/children").read(), flush=True)
 if {busy}:
-    wire.send(child._sock, {{"op": "probe", "media": "image", "timeout_s": -4.0}}, [b"hang"])
+    wire.send(child._sock, {{"op": "probe", "assets": [["image", 1]], "timeout_s": -4.0}}, [b"hang"])
 os.kill(os.getpid(), signal.SIGKILL)
 """
     parent = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -412,8 +412,8 @@ def test_shard_names_make_safe_paths(config: InputConfig) -> None:
 
 
 def test_probe_errors_are_rows_of_the_index_stage(write_tar: WriteTar, config: InputConfig) -> None:
-    def crash(media: Media, data: bytes) -> Size:
-        raise MediaError(Code.DECODER_CRASHED, "killed")
+    def crash(media: Sequence[tuple[Media, bytes]]) -> list[MediaError]:
+        return [MediaError(Code.DECODER_CRASHED, "killed")] * len(media)
 
     [asset] = scan(write_tar([("a.jpg", JPG)]), config, crash)
     assert asset.facts == Problem(Stage.INDEX, Code.DECODER_CRASHED, "killed")
