@@ -4,19 +4,20 @@
 
 Small JPEGs in tars of 1,000 on the local disk go through whole runs, from the first look at the shards to the published
 table, with a replica that says nothing. Counted is the CPU time of every process, Ray's own included, over the run.
-Two things are taken off and shown: what a run over one asset takes (processes that start and import, once a run), and
-what decoding and cutting the same pictures takes in this process. Ray itself is started before, once for all runs.
+Taken off are what a run over one asset takes (once a run, processes start and import), and what decoding and cutting
+the same pictures takes in this process. Ray itself is started before, once for all runs, and one run warms it up.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import statistics
 import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -37,6 +38,14 @@ COUNTS = (1_000, 10_000, 100_000)
 EACH = 1_000  # assets a shard
 SIDES = (48, 81)  # pixels
 SEED = 0
+DECODERS, REST = "decoders", "driver, Ray, publishing"
+KINDS = {  # by what is in a command line
+    "MapBatches(Indexer)": "indexers",
+    "MapBatches(Preprocessor)": "preprocessors",
+    "actors.sandboxed": DECODERS,
+    "MapBatches(Captioner)": "captioners",
+    "MapBatches(Committer)": "committers",
+}
 SETTLE_S = 3.0  # after a run, in which Ray ends its processes and starts others in their place
 JOB = """
 [input]
@@ -71,20 +80,21 @@ class Null:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """CPU seconds of one run over `assets` assets, of a run over one, and of decoding and cutting the pictures.
+    """CPU seconds of one run over `assets` assets.
 
-    `by_process` is what kinds of processes took, a run over one asset taken off.
+    `start_s` is what a run over one asset takes, `pixels_s` decoding and cutting the same pictures. `own` has, by kind
+    of process, what is left without both.
     """
 
     assets: int
     run_s: float
     start_s: float
     pixels_s: float
-    by_process: Mapping[str, float]
+    own: Mapping[str, float]
 
     @property
-    def overhead_us(self) -> float:
-        """Microseconds of CPU per asset."""
+    def each_us(self) -> float:
+        """Microseconds of CPU per asset, without start, decoding and cutting."""
         return (self.run_s - self.start_s - self.pixels_s) / self.assets * 1e6
 
 
@@ -132,14 +142,9 @@ def spent_on(ready: Ready) -> Spent:
 
 
 def measure(folder: Path, counts: Sequence[int]) -> list[Cost]:
-    """One round: a run over one asset, then one over each number of them. Ray is connected; `folder` is empty."""
-    start, costs = _counted(folder, 1)[0], []
-    for count in counts:
-        spent, pixels = _counted(folder, count)
-        by_process = Counter(_kinds(spent))
-        by_process.subtract(_kinds(start))
-        costs.append(Cost(count, spent.total, start.total, pixels, by_process))
-    return costs
+    """One round: a run over one asset, then one over each number of them. Ray is connected."""
+    start, _ = _counted(folder, 1)
+    return [_cost(count, start, *_counted(folder, count)) for count in counts]
 
 
 def _counted(folder: Path, count: int) -> tuple[Spent, float]:
@@ -151,11 +156,34 @@ def _counted(folder: Path, count: int) -> tuple[Spent, float]:
         return spent_on(ready), pixels_s(shards, ready.geometry)
 
 
-def _kinds(spent: Spent) -> Counter[str]:
-    kinds = Counter[str]()
+def _cost(count: int, start: Spent, spent: Spent, pixels: float) -> Cost:
+    own = _by_kind(spent)
+    own.subtract({**_by_kind(start), DECODERS: _by_kind(start)[DECODERS] + pixels})
+    return Cost(count, spent.total, start.total, pixels, own)
+
+
+def _by_kind(spent: Spent) -> Counter[str]:
+    kinds = Counter({REST: -spent.looking})
     for name, seconds in spent.by_name.items():
-        kinds[name[:60]] += seconds
+        kinds[next((kind for word, kind in KINDS.items() if word in name), REST)] += seconds
     return kinds
+
+
+def lines(costs: Sequence[Cost]) -> Iterator[str]:
+    """What several runs over as many assets took, in words: medians."""
+
+    def median(of: Callable[[Cost], float]) -> float:
+        return statistics.median(map(of, costs))
+
+    each = sorted(cost.each_us for cost in costs)
+    yield (
+        f"{costs[0].assets:9,} assets: {median(lambda c: c.each_us):6.0f} us an asset "
+        f"({each[0]:.0f} to {each[-1]:.0f}); a run takes {median(lambda c: c.run_s):.1f} s, its start {median(lambda c: c.start_s):.1f} s, "
+        f"pixels {median(lambda c: c.pixels_s):.1f} s"
+    )
+    kinds = dict.fromkeys([*KINDS.values(), REST])
+    parts = [f"{kind} {median(lambda c, k=kind: c.own[k] / c.assets * 1e6):.0f}" for kind in kinds]
+    yield "            of these " + ", ".join(parts)
 
 
 def main() -> None:
@@ -165,14 +193,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     given, console = parser.parse_args(), Console(soft_wrap=True)
     with tempfile.TemporaryDirectory() as folder, session(Console(quiet=True)):
+        measure(Path(folder), [])  # warm up
         rounds = [measure(Path(folder), given.assets) for _ in range(given.rounds)]
-    for costs in zip(*rounds, strict=True):
-        for c in costs:
-            console.print(
-                f"{c.assets:9,} run {c.run_s:.2f} start {c.start_s:.2f} pixels {c.pixels_s:.2f}: {c.overhead_us:.0f} us/asset"
-            )
-            for name, s in Counter(c.by_process).most_common(12):
-                console.print(f"    {s / c.assets * 1e6:8.1f} {name}")
+    console.print(
+        f"JPEGs of {SIDES[0]} to {SIDES[1] - 1} pixels a side, seed {SEED}, demo checkpoint; "
+        f"CPU time of all processes, medians of {given.rounds} rounds"
+    )
+    sizes = list(zip(*rounds, strict=True))
+    for costs in sizes:
+        for line in lines(costs):
+            console.print(line)
+    each = [statistics.median(cost.each_us for cost in costs) for costs in sizes]
+    console.print("to the first: " + ", ".join(f"{one / each[0]:.2f}" for one in each))
 
 
 if __name__ == "__main__":
