@@ -107,7 +107,7 @@ class Sandbox:
             facts = _facts(answer["facts"])
             return facts if isinstance(facts, Clip) else facts[0]
 
-        return self._call("probe", [(kind, [data]) for kind, data in media], 0, read)
+        return self._call("probe", [(kind, [data]) for kind, data in media], [0] * len(media), read)
 
     def view(self, media: Media, members: Sequence[bytes]) -> Seen:
         """`views` of one. Raises what is wrong with it."""
@@ -118,7 +118,7 @@ class Sandbox:
         if self._geometry is None:
             raise ValueError("a sandbox without geometry can only probe")
         tile = self._geometry.tile
-        most = sum(self._most_crops(self._geometry, *asset) for asset in assets) * tile**2 * 3
+        most = [self._most_crops(self._geometry, *asset) * tile**2 * 3 for asset in assets]
 
         def read(answer: Mapping[str, Any], pixels: Pixels) -> Seen:
             rows, columns = map(int, answer["grid"])
@@ -133,7 +133,9 @@ class Sandbox:
         pictures = self._frames if media is Media.VIDEO else len(members)
         return pictures * (1 + tiles if geometry.tiled(media) else 1)
 
-    def _call(self, op: str, assets: Sequence[Asked], most: int, read: Reader[T]) -> list[T | MediaError]:
+    def _call(
+        self, op: str, assets: Sequence[Asked], most: Sequence[int], read: Reader[T]
+    ) -> list[T | MediaError]:
         """Ask the child of all at once; where it is lost over them, a fresh one of each alone: whose fault is it?
 
         All together have the deadline of one: who wants them together sees to it that they are small.
@@ -152,7 +154,8 @@ class Sandbox:
         self.close()
         if proven:
             return [fault]
-        return [one for asset in assets for one in self._call(op, [asset], most, read)]
+        alone = zip(assets, most, strict=True)
+        return [one for asset, bound in alone for one in self._call(op, [asset], [bound], read)]
 
     def _ready(self) -> _Child:
         """The child, or a new one if there is none, or it has served long, or it has died in the meantime."""
@@ -205,20 +208,22 @@ class _Child:
             self._process.stderr.close()
 
     def ask(
-        self, op: str, timeout_s: float, assets: Sequence[Asked], most: int, read: Reader[T]
+        self, op: str, timeout_s: float, assets: Sequence[Asked], most: Sequence[int], read: Reader[T]
     ) -> list[T | MediaError]:
-        """What `read` makes of the answer of each asset. Raises TimeoutError or _Lost."""
+        """What `read` makes of the answer about each asset, of at most so many bytes. Raises TimeoutError or _Lost."""
         self.served += len(assets)
         deadline = time.monotonic() + timeout_s
         asked = [(media, len(members)) for media, members in assets]
         request = {"op": op, "timeout_s": timeout_s, "assets": asked}
         try:
             wire.send(self._sock, request, [part for _, members in assets for part in members], deadline)
-            reply, pixels = wire.receive(self._sock, lambda _: most, deadline)
+            reply, pixels = wire.receive(self._sock, lambda _: sum(most), deadline)
             if "exhausted" in reply:
                 raise _Lost(Code(reply["code"]), str(reply["message"]))
-            outcomes = zip(assets, reply["answers"], pixels, strict=True)
-            return [_refusal(said) if "code" in said else read(said, own) for _, said, own in outcomes]
+            if any(len(own) > bound for own, bound in zip(pixels, most, strict=True)):
+                raise ValueError("more pixels than the asset can have")
+            answers = zip(reply["answers"], pixels, strict=True)
+            return [_refusal(said) if "code" in said else read(said, own) for said, own in answers]
         except wire.WireError as error:
             raise _Lost(Code.DECODER_CRASHED, f"the decoder process: {error}{self._fate()}") from None
         except (LookupError, ValueError, TypeError):

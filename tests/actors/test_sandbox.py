@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from actors import sandboxed
-from actors.sandbox import Sandbox
+from actors.sandbox import Sandbox, Seen
 from pipeline import image
 from pipeline.anyres import Geometry
 from pipeline.config import ImageConfig, VideoConfig
@@ -203,6 +203,42 @@ def test_an_image_that_does_not_fit_into_memory_is_too_large() -> None:
 @pytest.mark.parametrize("data", [b"lie", b"flood"])
 def test_an_answer_that_makes_no_sense_is_a_crash(hostile: Sandbox, data: bytes) -> None:
     assert failure(hostile, data).code is Code.DECODER_CRASHED
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"crash", Code.DECODER_CRASHED),
+        (b"hang", Code.DECODER_TIMEOUT),
+        (b"memory", Code.TOO_LARGE),
+        (b"lie", Code.DECODER_CRASHED),
+        (b"flood", Code.DECODER_CRASHED),
+        (b"<html>", Code.UNIDENTIFIED),
+    ],
+)
+def test_among_assets_that_are_asked_together_one_costs_itself(
+    hostile: Sandbox, data: bytes, code: Code
+) -> None:
+    first, bad, last = hostile.views([(Media.IMAGE, [one]) for one in (photo(), data, photo(30, 20))])
+
+    assert isinstance(bad, MediaError)
+    assert bad.code is code
+    assert [isinstance(one, Seen) and one.facts for one in (first, last)] == [
+        (Size(64, 48),),
+        (Size(30, 20),),
+    ]
+
+
+def test_together_crops_and_digests_are_each_assets_own(honest: Sandbox) -> None:
+    photos = [photo(), photo(500, 100), photo(20, 10)]
+
+    together = honest.views([(Media.IMAGE, [data]) for data in photos])
+
+    for seen, data in zip(together, photos, strict=True):
+        alone = honest.view(Media.IMAGE, [data])
+        assert isinstance(seen, Seen)
+        assert (seen.sha256, seen.facts, seen.grid) == (alone.sha256, alone.facts, alone.grid)
+        np.testing.assert_array_equal(seen.crops, alone.crops)
 
 
 def test_no_credentials_are_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
