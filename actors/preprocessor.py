@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 
+import numpy as np
 import pyarrow as pa
 
 from actors.sandbox import Sandbox, Seen
@@ -68,7 +69,7 @@ class Preprocessor:
         """
         samples, problems = [], []
         asked = [self._allowed(asset) for asset in assets]
-        for group in self._groups(zip(asked, read_assets(unit.shard, asked), strict=True)):
+        for group in self._groups(asked, read_assets(unit.shard, asked)):
             for position, asset, outcome in self._outcomes(group):
                 if isinstance(outcome, Problem):
                     problems.append(Answer(position, asset.sha256, None, outcome))
@@ -76,12 +77,12 @@ class Preprocessor:
                     samples.append(outcome)
         return Prepared(unit, tuple(assets), tuple(samples), tuple(problems))
 
-    def _groups(self, found: Iterable[tuple[Asset, Bytes | Problem]]) -> Iterator[list[Found]]:
+    def _groups(self, assets: Sequence[Asset], found: Iterable[Bytes | Problem]) -> Iterator[list[Found]]:
         """Consecutive assets, with their positions: those that are decoded together, which are small."""
         group: list[Found] = []
         held = 0
-        for position, (asset, members) in enumerate(found):
-            weight = self._weight(asset)
+        weights = self._weights(assets)
+        for position, (asset, weight, members) in enumerate(zip(assets, weights, found, strict=True)):
             if group and held + weight > TOGETHER:
                 yield group
                 group, held = [], 0
@@ -90,15 +91,18 @@ class Preprocessor:
         if group:
             yield group
 
-    def _weight(self, asset: Asset) -> int:
-        """Bytes of the asset, its pixels and its crops, by the index; an asset of several pictures goes alone."""
-        if isinstance(asset.facts, Problem):
-            return 0
-        if asset.media is not Media.IMAGE or isinstance(asset.facts, Clip):
-            return TOGETHER
-        (size,) = asset.facts
-        pixels = size.width * size.height * 3
-        return asset.bytes + pixels + self._geometry.cost(Media.IMAGE, (size,), 0).pixel_bytes
+    def _weights(self, assets: Sequence[Asset]) -> list[int]:
+        """Bytes of each asset, its pixels and its crops, by the index; more than fit for all but single images."""
+        sizes = {
+            i: a.facts[0]
+            for i, a in enumerate(assets)
+            if a.media is Media.IMAGE and isinstance(a.facts, tuple)
+        }
+        sides = np.array([(size.width, size.height) for size in sizes.values()], np.int64).reshape(-1, 2)
+        weights = np.array([0 if isinstance(a.facts, Problem) else TOGETHER for a in assets], np.int64)
+        weights[[*sizes]] = [assets[i].bytes for i in sizes]
+        weights[[*sizes]] += 3 * sides.prod(axis=1) + self._geometry.image_costs(sides)[:, 2]
+        return list(map(int, weights))
 
     def _outcomes(self, group: Sequence[Found]) -> Iterator[tuple[int, Asset, Sample | Problem]]:
         """A sample or a problem of each asset of the group, in order."""

@@ -178,8 +178,8 @@ def lines(costs: Sequence[Cost]) -> Iterator[str]:
     each = sorted(cost.each_us for cost in costs)
     yield (
         f"{costs[0].assets:9,} assets: {median(lambda c: c.each_us):6.0f} us an asset "
-        f"({each[0]:.0f} to {each[-1]:.0f}); a run takes {median(lambda c: c.run_s):.1f} s, its start {median(lambda c: c.start_s):.1f} s, "
-        f"pixels {median(lambda c: c.pixels_s):.1f} s"
+        f"({each[0]:.0f} to {each[-1]:.0f}); a run takes {median(lambda c: c.run_s):.1f} s, "
+        f"its start {median(lambda c: c.start_s):.1f} s, pixels {median(lambda c: c.pixels_s):.1f} s"
     )
     kinds = dict.fromkeys([*KINDS.values(), REST])
     parts = [f"{kind} {median(lambda c, k=kind: c.own[k] / c.assets * 1e6):.0f}" for kind in kinds]

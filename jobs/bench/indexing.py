@@ -3,9 +3,9 @@
     python -m jobs.bench.indexing [--images N] [--rounds N] [--sizes N]
 
 Pictures of 20 to 50 KB in a tar on the local disk: of ten, eight JPEG, one PNG, one WebP. Counted is the CPU time of
-the pass, of its process and of the decoder's child, which both are there before. Its ceiling is what cannot be left away:
-reading the same bytes and their sha256, in this process, in turns with the passes. Another tar has pictures that all
-differ in size, some lying on their side by EXIF; what its index says is compared with what was written.
+the pass, of its process and of the decoder's child, which both are there before. Its ceiling is what cannot be left
+away: reading the same bytes and their sha256, in this process, in turns with the passes. Another tar has pictures that
+all differ in size, some lying on their side by EXIF; what its index says is compared with what was written.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ def ordinary(count: int) -> Iterable[tuple[str, bytes]]:
     for number in range(count):
         kind = MIX[number % len(MIX)]
         coarse, fine = (dice.integers(0, 256, (side, side, 3), np.uint8) for side in (12, 96))
-        layers = [Image.fromarray(noise).resize(SIDES[kind]) for noise in (coarse, fine)]
-        yield EXTENSION[kind], _encoded(Image.blend(*layers, 0.4), kind, 1)
+        one, other = (Image.fromarray(noise).resize(SIDES[kind]) for noise in (coarse, fine))
+        yield EXTENSION[kind], _encoded(Image.blend(one, other, 0.4), kind, 1)
 
 
 def different(count: int) -> tuple[list[Size], Iterable[tuple[str, bytes]]]:
