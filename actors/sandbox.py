@@ -94,7 +94,10 @@ class Sandbox:
 
     def probe(self, media: Media, data: bytes) -> Size | Clip:
         """`probes` of one. Raises what is wrong with it."""
-        return _raised(*self.probes([(media, data)]))
+        (outcome,) = self.probes([(media, data)])
+        if isinstance(outcome, MediaError):
+            raise outcome
+        return outcome
 
     def probes(self, media: Sequence[tuple[Media, bytes]]) -> list[Size | Clip | MediaError]:
         """The facts of images (`Media.IMAGE`) and clips (`Media.VIDEO`), as `pipeline.image` and `.video` have them.
@@ -111,7 +114,10 @@ class Sandbox:
 
     def view(self, media: Media, members: Sequence[bytes]) -> Seen:
         """`views` of one. Raises what is wrong with it."""
-        return _raised(*self.views([(media, members)]))
+        (outcome,) = self.views([(media, members)])
+        if isinstance(outcome, MediaError):
+            raise outcome
+        return outcome
 
     def views(self, assets: Sequence[Asked]) -> list[Seen | MediaError]:
         """Decode each asset's members and cut them into crops; in the place of one that fails, why, as in `probes`."""
@@ -169,12 +175,6 @@ class Sandbox:
 def prober(image: ImageConfig, video: VideoConfig) -> Probe:
     """`Sandbox.probes` of a sandbox of its own, for who needs headers only."""
     return Sandbox(image, video).probes
-
-
-def _raised(outcome: T | MediaError) -> T:
-    if isinstance(outcome, MediaError):
-        raise outcome
-    return outcome
 
 
 class _Lost(MediaError):

@@ -106,8 +106,7 @@ class Looks:
         """Look at all that wait."""
         seen = self._probe([(kind, data) for _, _, kind, data in self._waiting]) if self._waiting else ()
         for (draft, place, _, _), one in zip(self._waiting, seen, strict=True):
-            failed = isinstance(one, MediaError)
-            draft.found[place] = Problem(Stage.INDEX, one.code, one.message) if failed else one
+            draft.found[place] = _problem(one) if isinstance(one, MediaError) else one
         self._waiting.clear()
         self._bytes = 0
 
@@ -122,6 +121,10 @@ class Looks:
                 yield held.popleft()
         self.now()
         yield from held
+
+
+def _problem(error: MediaError) -> Problem:
+    return Problem(Stage.INDEX, error.code, error.message)
 
 
 def shard_row(dataset: str, shard: Shard, code: Code, message: str) -> Asset:

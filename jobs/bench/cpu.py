@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -47,9 +47,9 @@ class Spent:
                 self.names[process] = name.replace("\0", " ").strip()
 
     @property
-    def by_name(self) -> Counter[str]:
-        """CPU seconds by command line; this process's looks at the others are not among them."""
-        spent = Counter[str]()
+    def by_name(self) -> dict[str, float]:
+        """CPU seconds by command line, those of this process's looks at the others included."""
+        spent = defaultdict[str, float](float)
         for process, seconds in self.seconds.items():
             spent[self.names.get(process, "")] += seconds - self.before.get(process, 0.0)
         return spent
@@ -57,7 +57,7 @@ class Spent:
     @property
     def total(self) -> float:
         """CPU seconds, but for those of looking."""
-        return self.by_name.total() - self.looking
+        return sum(self.by_name.values()) - self.looking
 
 
 @contextmanager

@@ -16,7 +16,6 @@ import statistics
 import tarfile
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -157,13 +156,16 @@ def _counted(folder: Path, count: int) -> tuple[Spent, float]:
 
 
 def _cost(count: int, start: Spent, spent: Spent, pixels: float) -> Cost:
-    own = _by_kind(spent)
-    own.subtract({**_by_kind(start), DECODERS: _by_kind(start)[DECODERS] + pixels})
+    before, after = _by_kind(start), _by_kind(spent)
+    own = {kind: after[kind] - before[kind] for kind in after}
+    own[DECODERS] -= pixels
     return Cost(count, spent.total, start.total, pixels, own)
 
 
-def _by_kind(spent: Spent) -> Counter[str]:
-    kinds = Counter({REST: -spent.looking})
+def _by_kind(spent: Spent) -> dict[str, float]:
+    """CPU seconds of every kind of process."""
+    kinds = dict.fromkeys([*KINDS.values(), REST], 0.0)
+    kinds[REST] -= spent.looking
     for name, seconds in spent.by_name.items():
         kinds[next((kind for word, kind in KINDS.items() if word in name), REST)] += seconds
     return kinds
@@ -175,15 +177,16 @@ def lines(costs: Sequence[Cost]) -> Iterator[str]:
     def median(of: Callable[[Cost], float]) -> float:
         return statistics.median(map(of, costs))
 
-    each = sorted(cost.each_us for cost in costs)
+    def each(kind: str) -> float:
+        return median(lambda cost: cost.own[kind] / cost.assets * 1e6)
+
+    all_us = sorted(cost.each_us for cost in costs)
     yield (
         f"{costs[0].assets:9,} assets: {median(lambda c: c.each_us):6.0f} us an asset "
-        f"({each[0]:.0f} to {each[-1]:.0f}); a run takes {median(lambda c: c.run_s):.1f} s, "
+        f"({all_us[0]:.0f} to {all_us[-1]:.0f}); a run takes {median(lambda c: c.run_s):.1f} s, "
         f"its start {median(lambda c: c.start_s):.1f} s, pixels {median(lambda c: c.pixels_s):.1f} s"
     )
-    kinds = dict.fromkeys([*KINDS.values(), REST])
-    parts = [f"{kind} {median(lambda c, k=kind: c.own[k] / c.assets * 1e6):.0f}" for kind in kinds]
-    yield "            of these " + ", ".join(parts)
+    yield "            of these " + ", ".join(f"{kind} {each(kind):.0f}" for kind in costs[0].own)
 
 
 def main() -> None:
