@@ -23,16 +23,18 @@ from typing import Any, TypeVar
 from actors import wire
 from pipeline.anyres import Geometry
 from pipeline.config import GIB, ImageConfig, VideoConfig
+from pipeline.draft import Probe
 from pipeline.errors import MediaError, RunError
 from pipeline.types import Clip, Code, Media, Pixels, Size
 
 PROGRAM = ("-m", "actors.sandboxed")
 START_S = 60.0  # for a child's imports; they take 0.4 s on a quiet machine
-MAX_CALLS = 5_000  # a new child now and then bounds what decoders leak, for 0.1 ms a call
+MAX_SERVED = 20_000  # a new child now and then bounds what decoders leak, for 0.03 ms an asset
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG")  # of the environment: what a Python may need to start
 
 T = TypeVar("T")
-Reader = Callable[[Mapping[str, Any], list[Pixels]], T]
+Reader = Callable[[Mapping[str, Any], Pixels], T]
+Asked = tuple[Media, Sequence[bytes]]  # one asset: its kind, and its media members
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,62 +93,88 @@ class Sandbox:
             self._child = None
 
     def probe(self, media: Media, data: bytes) -> Size | Clip:
-        """The facts of one image (`Media.IMAGE`) or clip (`Media.VIDEO`), as `pipeline.image` and `.video` have them.
+        """`probes` of one. Raises what is wrong with it."""
+        (outcome,) = self.probes([(media, data)])
+        if isinstance(outcome, MediaError):
+            raise outcome
+        return outcome
 
-        Raises MediaError as they do, and DECODER_CRASHED, DECODER_TIMEOUT, TOO_LARGE (for want of memory). RunError
-        where no child can be started.
+    def probes(self, media: Sequence[tuple[Media, bytes]]) -> list[Size | Clip | MediaError]:
+        """The facts of images (`Media.IMAGE`) and clips (`Media.VIDEO`), as `pipeline.image` and `.video` have them.
+
+        In the place of one that has none, why: the MediaError of those, or DECODER_CRASHED, DECODER_TIMEOUT, TOO_LARGE
+        (for want of memory). Raises RunError where no child can be started.
         """
 
-        def read(answer: Mapping[str, Any], _: list[Pixels]) -> Size | Clip:
+        def read(answer: Mapping[str, Any], _: Pixels) -> Size | Clip:
             facts = _facts(answer["facts"])
             return facts if isinstance(facts, Clip) else facts[0]
 
-        return self._call({"op": "probe", "media": media}, [data], 0, read)
+        return self._call("probe", [(kind, [data]) for kind, data in media], [0] * len(media), read)
 
     def view(self, media: Media, members: Sequence[bytes]) -> Seen:
-        """Decode an asset's members and cut them into crops. Raises as `probe` does."""
+        """`views` of one. Raises what is wrong with it."""
+        (outcome,) = self.views([(media, members)])
+        if isinstance(outcome, MediaError):
+            raise outcome
+        return outcome
+
+    def views(self, assets: Sequence[Asked]) -> list[Seen | MediaError]:
+        """Decode each asset's members and cut them into crops; in the place of one that fails, why, as in `probes`."""
         if self._geometry is None:
             raise ValueError("a sandbox without geometry can only probe")
         tile = self._geometry.tile
-        tiles = max(height * width for height, width in self._geometry.pinpoints) // tile**2
-        pictures = self._frames if media is Media.VIDEO else len(members)
-        most = pictures * (1 + tiles if self._geometry.tiled(media) else 1)
+        most = [self._most_crops(self._geometry, *asset) * tile**2 * 3 for asset in assets]
 
-        def read(answer: Mapping[str, Any], parts: list[Pixels]) -> Seen:
+        def read(answer: Mapping[str, Any], pixels: Pixels) -> Seen:
             rows, columns = map(int, answer["grid"])
             times = tuple(map(float, answer["pts"]))
-            crops = parts[0].reshape(-1, tile, tile, 3)
+            crops = pixels.reshape(-1, tile, tile, 3)
             return Seen(str(answer["sha256"]), _facts(answer["facts"]), (rows, columns), times, crops)
 
-        return self._call({"op": "view", "media": media}, members, most * tile**2 * 3, read)
+        return self._call("view", assets, most, read)
 
-    def _call(self, request: Mapping[str, Any], members: Sequence[bytes], most: int, read: Reader[T]) -> T:
-        """Ask the child, and once more a fresh one where the fault may be an earlier asset's."""
-        timeout_s = self._video.timeout_s if request["media"] is Media.VIDEO else self._image.timeout_s
+    def _most_crops(self, geometry: Geometry, media: Media, members: Sequence[bytes]) -> int:
+        tiles = max(height * width for height, width in geometry.pinpoints) // geometry.tile**2
+        pictures = self._frames if media is Media.VIDEO else len(members)
+        return pictures * (1 + tiles if geometry.tiled(media) else 1)
+
+    def _call(
+        self, op: str, assets: Sequence[Asked], most: Sequence[int], read: Reader[T]
+    ) -> list[T | MediaError]:
+        """Ask the child of all at once; where it is lost over them, a fresh one of each alone: whose fault is it?
+
+        All together have the deadline of one: who wants them together sees to it that they are small.
+        """
+        videos = any(media is Media.VIDEO for media, _ in assets)
+        timeout_s = self._video.timeout_s if videos else self._image.timeout_s
         child = self._ready()
+        proven = len(assets) == 1 and not child.served
         try:
-            return child.ask({**request, "timeout_s": timeout_s}, members, most, read)
+            return child.ask(op, timeout_s, assets, most, read)
         except TimeoutError:
-            self.close()
-            raise MediaError(Code.DECODER_TIMEOUT, f"decoding took longer than {timeout_s:g} s") from None
+            fault = MediaError(Code.DECODER_TIMEOUT, f"decoding took longer than {timeout_s:g} s")
+            proven = len(assets) == 1
         except _Lost as error:
-            self.close()
-            if child.calls == 1:
-                raise MediaError(error.code, error.message) from None
-            return self._call(request, members, most, read)
+            fault = MediaError(error.code, error.message)
+        self.close()
+        if proven:
+            return [fault]
+        alone = zip(assets, most, strict=True)
+        return [one for asset, bound in alone for one in self._call(op, [asset], [bound], read)]
 
     def _ready(self) -> _Child:
         """The child, or a new one if there is none, or it has served long, or it has died in the meantime."""
-        if self._child is not None and (self._child.calls >= MAX_CALLS or self._child.has_ended()):
+        if self._child is not None and (self._child.served >= MAX_SERVED or self._child.has_ended()):
             self.close()
         if self._child is None:
             self._child = _Child(self._program, self._settings)
         return self._child
 
 
-def prober(image: ImageConfig, video: VideoConfig) -> Callable[[Media, bytes], Size | Clip]:
-    """`Sandbox.probe` of a sandbox of its own, for who needs headers only."""
-    return Sandbox(image, video).probe
+def prober(image: ImageConfig, video: VideoConfig) -> Probe:
+    """`Sandbox.probes` of a sandbox of its own, for who needs headers only."""
+    return Sandbox(image, video).probes
 
 
 class _Lost(MediaError):
@@ -154,10 +182,10 @@ class _Lost(MediaError):
 
 
 class _Child:
-    """One child process: started, asked, ended. Counts its calls."""
+    """One child process: started, asked, ended. Counts the assets that it was asked of."""
 
     def __init__(self, program: Sequence[str], settings: Mapping[str, Any]) -> None:
-        self.calls = 0
+        self.served = 0
         self._sock, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -179,21 +207,27 @@ class _Child:
             assert self._process.stderr is not None
             self._process.stderr.close()
 
-    def ask(self, request: Mapping[str, Any], members: Sequence[bytes], most: int, read: Reader[T]) -> T:
-        """What `read` makes of the answer to `request`. Raises MediaError, TimeoutError, or _Lost."""
-        self.calls += 1
-        deadline = time.monotonic() + float(request["timeout_s"])
+    def ask(
+        self, op: str, timeout_s: float, assets: Sequence[Asked], most: Sequence[int], read: Reader[T]
+    ) -> list[T | MediaError]:
+        """What `read` makes of the answer about each asset, of at most so many bytes. Raises TimeoutError or _Lost."""
+        self.served += len(assets)
+        deadline = time.monotonic() + timeout_s
+        asked = [(media, len(members)) for media, members in assets]
+        request = {"op": op, "timeout_s": timeout_s, "assets": asked}
         try:
-            wire.send(self._sock, request, members, deadline)
-            answer, parts = wire.receive(self._sock, lambda _: most, deadline)
-            if "code" not in answer:
-                return read(answer, parts)
-            code, message, exhausted = Code(answer["code"]), str(answer["message"]), "exhausted" in answer
+            wire.send(self._sock, request, [part for _, members in assets for part in members], deadline)
+            reply, pixels = wire.receive(self._sock, lambda _: sum(most), deadline)
+            if "exhausted" in reply:
+                raise _Lost(Code(reply["code"]), str(reply["message"]))
+            if any(len(own) > bound for own, bound in zip(pixels, most, strict=True)):
+                raise ValueError("more pixels than the asset can have")
+            answers = zip(reply["answers"], pixels, strict=True)
+            return [_refusal(said) if "code" in said else read(said, own) for said, own in answers]
         except wire.WireError as error:
             raise _Lost(Code.DECODER_CRASHED, f"the decoder process: {error}{self._fate()}") from None
         except (LookupError, ValueError, TypeError):
             raise _Lost(Code.DECODER_CRASHED, "the decoder process answered nonsense") from None
-        raise _Lost(code, message) if exhausted else MediaError(code, message)
 
     def has_ended(self) -> bool:
         """Whether the process is gone."""
@@ -226,6 +260,10 @@ def _environment() -> dict[str, str]:
     path = [str(Path(__file__).resolve().parents[1]), *(os.path.abspath(entry) for entry in sys.path)]
     kept = {name: os.environ[name] for name in KEPT if name in os.environ}
     return kept | {"PYTHONPATH": os.pathsep.join(path), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+
+def _refusal(said: Mapping[str, Any]) -> MediaError:
+    return MediaError(Code(said["code"]), str(said["message"]))
 
 
 def _facts(table: Any) -> tuple[Size, ...] | Clip:

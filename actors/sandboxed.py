@@ -10,8 +10,9 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from pipeline.types import Clip, Code, Media, Pixels, Size
 GRACE_S = 5.0  # the parent's deadline comes first; this one is for a child without a parent
 
 View = tuple[dict[str, Any], Pixels]
-Answer = tuple[dict[str, Any], list[Pixels]]
-Handler = Callable[["Settings", Mapping[str, Any], list[bytes]], Answer]
+Answer = tuple[dict[str, Any], Pixels]
+Handler = Callable[["Settings", str, Media, list[bytes]], Answer]
+NOTHING = np.empty(0, np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +53,16 @@ class Settings:
         )
 
 
-def answer(settings: Settings, request: Mapping[str, Any], parts: list[bytes]) -> Answer:
-    """Do what `request` asks: its `op` is probe or view, its `media` the kind of asset in `parts`."""
-    media = Media(request["media"])
-    if request["op"] == "probe":
+def answer(settings: Settings, op: str, media: Media, parts: list[bytes]) -> Answer:
+    """What is asked of one asset, whose media are `parts`: `op` is probe or view."""
+    if op == "probe":
         is_video = media is Media.VIDEO
         look = video.probe(parts[0], settings.video) if is_video else image.probe(parts[0], settings.image)
-        return {"facts": _facts(look)}, []
+        return {"facts": _facts(look)}, NOTHING
     assert settings.geometry is not None
     view = _view_video if media is Media.VIDEO else _view_images
     header, crops = view(settings, settings.geometry, media, parts)
-    return {**header, "sha256": naming.digest(tuple(parts)), "shape": crops.shape}, [crops.reshape(-1)]
+    return {**header, "sha256": naming.digest(tuple(parts))}, crops.reshape(-1)
 
 
 def _view_images(settings: Settings, geometry: Geometry, media: Media, parts: Sequence[bytes]) -> View:
@@ -112,15 +113,26 @@ def serve(handler: Handler = answer) -> None:
             return
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"] + GRACE_S)
         try:
-            reply, payload = handler(settings, request, [part.tobytes() for part in parts])
-        except MediaError as error:
-            reply, payload = {"code": error.code, "message": error.message}, []
+            answers = list(_answers(handler, settings, request, parts))
         except MemoryError:
             message = f"decoding needs more than {settings.memory_bytes >> 20} MiB"
             wire.send(sock, {"code": Code.TOO_LARGE, "message": message, "exhausted": True})
             return
         signal.setitimer(signal.ITIMER_REAL, 0)
-        wire.send(sock, reply, [part.data for part in payload])
+        wire.send(sock, {"answers": [said for said, _ in answers]}, [crops.data for _, crops in answers])
+
+
+def _answers(
+    handler: Handler, settings: Settings, request: Mapping[str, Any], parts: list[Pixels]
+) -> Iterator[Answer]:
+    """Of each asset of the request: the handler's answer, or code and message of why there is none."""
+    left = iter(parts)
+    for media, count in request["assets"]:
+        own = [part.tobytes() for part in islice(left, count)]
+        try:
+            yield handler(settings, request["op"], Media(media), own)
+        except MediaError as error:
+            yield {"code": error.code, "message": error.message}, NOTHING
 
 
 def _limit(memory_bytes: int) -> None:

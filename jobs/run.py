@@ -196,10 +196,10 @@ def _caption(
         return
     context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
     rows = [messages.unit_to_table(u, plan.index_of(u)) for u in todo]
-    commit = Committer(job.output.uri, context, metadata)
+    committer = flow.Actor(Committer, {"output": job.output.uri, "context": context, "metadata": metadata})
     with Progress(plan, have, console) as progress:
         for row in flow.caption(
-            rows, made_of.preprocessor, made_of.captioner, commit, _pools(job)
+            rows, made_of.preprocessor, made_of.captioner, committer, _pools(job)
         ).iter_rows():
             progress.add(receipt(row))
             interrupt.check()

@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 from pipeline import naming, storage, tar
 from pipeline.config import InputConfig
-from pipeline.draft import Draft, Probe, shard_row
+from pipeline.draft import Draft, Looks, Probe, shard_row
 from pipeline.errors import MediaError
 from pipeline.types import Asset, Code, Media, Member, Shard
 
@@ -19,6 +19,7 @@ def scan(shard: Shard, config: InputConfig, probe: Probe) -> Iterator[Asset]:
     until then is one small record per key, and one member's bytes.
     """
     drafts: dict[str, Draft] = {}
+    looks = Looks(probe)
     broken: MediaError | None = None
     with storage.open_read(shard.uri, shard.bytes) as stream:
         seen: set[tuple[str, str]] = set()
@@ -31,16 +32,17 @@ def scan(shard: Shard, config: InputConfig, probe: Probe) -> Iterator[Asset]:
                 if named in seen:
                     draft.fail(Code.DUPLICATE_MEMBER, f"more than one member with extension {named[1][:40]}")
                 seen.add(named)
-                _take(draft, header, named[1], stream, config, probe)
+                _take(draft, header, named[1], stream, config, looks)
         except MediaError as error:
             broken = error
+    looks.now()
     yield from (draft.asset(config.dataset, shard) for draft in drafts.values())
     if broken is not None:
         yield shard_row(config.dataset, shard, broken.code, broken.message)
 
 
 def _take(
-    draft: Draft, header: tar.Header, extension: str, stream: BinaryIO, config: InputConfig, probe: Probe
+    draft: Draft, header: tar.Header, extension: str, stream: BinaryIO, config: InputConfig, looks: Looks
 ) -> None:
     """Add one member to its key's draft; reads from `stream` what is worth reading."""
     kind = naming.kind(extension)
@@ -51,6 +53,6 @@ def _take(
     elif media is not None:
         member = Member(header.name, header.offset, header.size)
         if draft.name(member, media, config.max_member_bytes):
-            draft.look(stream.read(header.size), probe)
+            looks.take(draft, stream.read(header.size))
     elif kind == "sidecar" and header.size <= naming.MAX_TEXT:
         draft.text |= naming.sidecar(extension, stream.read(header.size))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline import naming, storage
 from pipeline.config import InputConfig
-from pipeline.draft import Draft, Probe
+from pipeline.draft import Draft, Looks, Probe
 from pipeline.errors import StorageError
 from pipeline.storage import Entry
 from pipeline.types import Asset, Code, Media, Member, Shard
@@ -42,6 +42,12 @@ def scan(shard: Shard, config: InputConfig, probe: Probe) -> Iterator[Asset]:
     entries = storage.listing(shard.uri)
     if etag(entries) != shard.etag:
         raise _changed(shard)
+    looks = Looks(probe)
+    for draft in looks.done(_drafts(shard, entries, config, looks)):
+        yield draft.asset(config.dataset, shard)
+
+
+def _drafts(shard: Shard, entries: list[Entry], config: InputConfig, looks: Looks) -> Iterator[Draft]:
     files = {entry.name: entry for entry in entries}
     found = [(entry, kind) for entry in entries if (kind := media(entry)) is not None]
     wanted = (item for entry, _ in found for item in _wanted(entry, files, config.max_member_bytes))
@@ -58,10 +64,10 @@ def scan(shard: Shard, config: InputConfig, probe: Probe) -> Iterator[Asset]:
             if data is None or len(data) != item.size:
                 raise _changed(shard)
             if item is entry:
-                draft.look(data, probe)
+                looks.take(draft, data)
             else:
                 draft.text |= naming.sidecar(item.name.rpartition(".")[2], data)
-        yield draft.asset(config.dataset, shard)
+        yield draft
 
 
 def _wanted(entry: Entry, files: Mapping[str, Entry], limit: int) -> list[Entry]:

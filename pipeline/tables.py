@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from pipeline import naming
 from pipeline.config import InputConfig
-from pipeline.draft import Draft, Probe, shard_row
+from pipeline.draft import Draft, Looks, Probe, shard_row
 from pipeline.errors import MediaError
 from pipeline.row_groups import UNREADABLE, Table, cell, is_text, leaves, open_table, starts_of
 from pipeline.types import Asset, Code, Media, Member, Shard
@@ -48,21 +48,28 @@ def scan(shard: Shard, config: InputConfig, probe: Probe) -> Iterator[Asset]:
     most 512 MiB each, or twice max_member_bytes if that is more; else TOO_LARGE), 512 MiB or one row of them, and
     0.1 KB for each key.
     """
-    broken: MediaError | None = None
+    broken: list[MediaError] = []
+    looks = Looks(probe)
+    for draft in looks.done(_drafts(shard, config, looks, broken)):
+        yield draft.asset(config.dataset, shard)
+    if broken:
+        yield shard_row(config.dataset, shard, broken[0].code, broken[0].message)
+
+
+def _drafts(shard: Shard, config: InputConfig, looks: Looks, broken: list[MediaError]) -> Iterator[Draft]:
+    """A draft for each key; what is wrong with the file goes to `broken`."""
     said: set[bytes] = set()
     doubled: set[bytes] = set()
     for row in _rows(shard, config, doubled):
         if isinstance(row, MediaError):
-            broken = broken or row
+            broken.append(row)
             continue
-        draft = _draft(row, config, doubled, probe)
+        draft = _draft(row, config, doubled, looks)
         if (mark := _mark(draft.key)) in doubled:
             if mark in said:
                 continue
             said.add(mark)
-        yield draft.asset(config.dataset, shard)
-    if broken is not None:
-        yield shard_row(config.dataset, shard, broken.code, broken.message)
+        yield draft
 
 
 def _rows(shard: Shard, config: InputConfig, doubled: set[bytes]) -> Iterator[_Row | MediaError]:
@@ -174,7 +181,7 @@ def _unpacked(batch: pa.RecordBatch, image: str) -> Iterator[Cells]:
         yield {name: cells[number] for name, cells in values.items()}
 
 
-def _draft(row: _Row, config: InputConfig, doubled: set[bytes], probe: Probe) -> Draft:
+def _draft(row: _Row, config: InputConfig, doubled: set[bytes], looks: Looks) -> Draft:
     key, own = _key(row.cells, row.number, config.key_column)
     draft = Draft(key)
     if doubled and _mark(key) in doubled:
@@ -191,7 +198,7 @@ def _draft(row: _Row, config: InputConfig, doubled: set[bytes], probe: Probe) ->
         return draft
     draft.text |= _text(row.cells, {config.image_column, config.key_column})
     if draft.name(Member(config.image_column, row.number, len(data)), kind, config.max_member_bytes):
-        draft.look(data, probe)
+        looks.take(draft, data)
     return draft
 
 

@@ -74,7 +74,7 @@ def captioned(job_file: str, replica: Callable[[Ready], Generator] = lambda read
     job, recipe, output = ready.job, ready.recipe, ready.job.output.uri
     storage.put(storage.join(output, "recipes", f"{recipe.recipe_id}.json"), recipe.to_json().encode())
     with Sandbox(job.image, job.video) as sandbox:
-        indexer = Indexer(output, job.input, lambda: sandbox.probe, "as the job allows")
+        indexer = Indexer(output, job.input, lambda: sandbox.probes, "as the job allows")
         indexes = tuple(indexer.index(shard) for shard in ready.shards)
     units, assets, failed = units_of(ready.shards, indexes, job.unit, Pricer(ready.geometry, job.video))
     ids = ready.run_id, recipe.recipe_id, job.input.dataset

@@ -5,7 +5,9 @@
 PARTS = {
     "preprocessing": "jobs.bench.preprocessing",
     "reading": "jobs.bench.reading",
+    "index": "jobs.bench.indexing",
     "planning": "jobs.bench.planning",
+    "framework": "jobs.bench.framework",
     "generation": "jobs.bench.generation",
     "prompts": "jobs.bench.prompts",
 }

@@ -12,12 +12,10 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import tarfile
 import tempfile
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ import pyarrow as pa
 import ray
 from ray.data._internal.datasource.webdataset_datasource import WebDatasetDatasource
 
+from jobs.bench.cpu import cpu_s
 from jobs.bench.figure import Ceiling, Figure, Found, Versus
 from jobs.bench.rounds import Rounds, rounds
 from jobs.bench.subject import NOTHING, Options
@@ -34,7 +33,7 @@ from pipeline import index
 from pipeline.config import InputConfig
 from pipeline.read import read_assets
 from pipeline.shards import list_shards
-from pipeline.types import Asset, Clip, Media, Shard, Size
+from pipeline.types import Asset, Media, Shard, Size
 
 NAME = "reading"
 BY_INDEX, INDEXING = "by the index", "making the index"
@@ -125,8 +124,8 @@ def indexed(shard: Shard) -> list[Asset]:
     return list(index.scan(shard, INPUT, _size))
 
 
-def _size(media: Media, data: bytes) -> Size | Clip:
-    return Size(1, 1)
+def _size(media: Sequence[tuple[Media, bytes]]) -> list[Size]:
+    return [Size(1, 1)] * len(media)
 
 
 def theirs(path: Path) -> Iterator[Any]:
@@ -139,22 +138,3 @@ def reader(path: Path) -> Iterator[Any]:
     source = WebDatasetDatasource(str(path), decoder=None)
     with pa.OSFile(str(path)) as stream:
         yield from source._read_stream(stream, str(path))
-
-
-def cpu_s() -> float:
-    """Seconds of CPU of this process (to the ns) and of those below it (to 10 ms), but for some that have ended."""
-    seconds, parent = dict[int, float](), dict[int, int]()
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended
-            fields = status.read_text().rpartition(")")[2].split()
-            number = int(status.parent.name)
-            parent[number] = int(fields[1])
-            seconds[number] = sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
-    below = sum(own for number, own in seconds.items() if number != os.getpid() and _below(number, parent))
-    return below + time.process_time()
-
-
-def _below(number: int, parent: Mapping[int, int]) -> bool:
-    while number not in (os.getpid(), 0):
-        number = parent.get(number, 0)
-    return number != 0

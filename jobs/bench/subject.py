@@ -106,7 +106,7 @@ def _sample(ready: Ready, count: int) -> list[tuple[Shard, list[Asset]]]:
     found, job = list[tuple[Shard, list[Asset]]](), ready.job
     with closing(Sandbox(job.image, job.video)) as sandbox:
         for shard in ready.shards:
-            assets = list(islice(index.scan(shard, job.input, sandbox.probe), count))
+            assets = list(islice(index.scan(shard, job.input, sandbox.probes), count))
             found.append((shard, assets))
             count -= len(assets)
             if not count:

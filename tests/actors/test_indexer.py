@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from actors.indexer import Indexer
@@ -28,7 +30,7 @@ def test_the_index_holds_what_the_scan_finds(s3: str, listed: Shard) -> None:
 
 
 def test_an_index_is_never_made_twice(s3: str, listed: Shard) -> None:
-    def unwanted(media: Media, data: bytes) -> Size:
+    def unwanted(media: Sequence[tuple[Media, bytes]]) -> list[Size]:
         raise AssertionError("the shard was read again")
 
     first = Indexer(storage.join(s3, "out"), CONFIG, lambda: look).index(listed)

@@ -60,7 +60,7 @@ def tar(path: Path, members: Mapping[str, bytes]) -> Path:
 
 def indexed(path: Path, sandbox: Sandbox) -> tuple[Shard, list[Asset]]:
     (shard,) = list_shards([str(path)])
-    return shard, list(scan(shard, InputConfig("d", (str(path),)), sandbox.probe))
+    return shard, list(scan(shard, InputConfig("d", (str(path),)), sandbox.probes))
 
 
 def unit(shard: Shard, assets: list[Asset]) -> Unit:

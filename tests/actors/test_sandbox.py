@@ -9,16 +9,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from actors import sandboxed
-from actors.sandbox import Sandbox
+from actors.sandbox import Sandbox, Seen
 from pipeline import image
 from pipeline.anyres import Geometry
 from pipeline.config import ImageConfig, VideoConfig
@@ -31,9 +30,7 @@ VIDEO = VideoConfig(timeout_s=20.0)
 poisoned: list[bytes] = []
 
 
-def misbehave(
-    settings: sandboxed.Settings, request: Mapping[str, Any], parts: list[bytes]
-) -> sandboxed.Answer:
+def misbehave(settings: sandboxed.Settings, op: str, media: Media, parts: list[bytes]) -> sandboxed.Answer:
     """Does what the bytes say; decodes anything else."""
     match parts[0]:
         case b"crash":
@@ -47,19 +44,19 @@ def misbehave(
         case b"poison":
             poisoned.append(parts[0])
         case b"lie":
-            return {"facts": "none", "grid": None, "pts": 3, "sha256": 0}, [np.zeros(3, np.uint8)]
+            return {"facts": "none", "grid": None, "pts": 3, "sha256": 0}, np.zeros(3, np.uint8)
         case b"flood":
-            return {}, [np.zeros(GEOMETRY.tile**2 * 3 * 65, np.uint8)]
+            return {}, np.zeros(GEOMETRY.tile**2 * 3 * 65, np.uint8)
         case b"environment":
             raise MediaError(Code.UNSUPPORTED, " ".join(os.environ))
         case b"write":
             return {
                 "facts": [{"width": Path("/dev/shm/captionmill-test").write_bytes(b"x"), "height": 1}]
-            }, []
+            }, sandboxed.NOTHING
         case _:
             if poisoned:
                 os.kill(os.getpid(), signal.SIGSEGV)
-    return sandboxed.answer(settings, request, [photo()] if parts[0] == b"poison" else parts)
+    return sandboxed.answer(settings, op, media, [photo()] if parts[0] == b"poison" else parts)
 
 
 def photo(width: int = 64, height: int = 48) -> bytes:
@@ -208,6 +205,42 @@ def test_an_answer_that_makes_no_sense_is_a_crash(hostile: Sandbox, data: bytes)
     assert failure(hostile, data).code is Code.DECODER_CRASHED
 
 
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"crash", Code.DECODER_CRASHED),
+        (b"hang", Code.DECODER_TIMEOUT),
+        (b"memory", Code.TOO_LARGE),
+        (b"lie", Code.DECODER_CRASHED),
+        (b"flood", Code.DECODER_CRASHED),
+        (b"<html>", Code.UNIDENTIFIED),
+    ],
+)
+def test_among_assets_that_are_asked_together_one_costs_itself(
+    hostile: Sandbox, data: bytes, code: Code
+) -> None:
+    first, bad, last = hostile.views([(Media.IMAGE, [one]) for one in (photo(), data, photo(30, 20))])
+
+    assert isinstance(bad, MediaError)
+    assert bad.code is code
+    assert [isinstance(one, Seen) and one.facts for one in (first, last)] == [
+        (Size(64, 48),),
+        (Size(30, 20),),
+    ]
+
+
+def test_together_crops_and_digests_are_each_assets_own(honest: Sandbox) -> None:
+    photos = [photo(), photo(500, 100), photo(20, 10)]
+
+    together = honest.views([(Media.IMAGE, [data]) for data in photos])
+
+    for seen, data in zip(together, photos, strict=True):
+        alone = honest.view(Media.IMAGE, [data])
+        assert isinstance(seen, Seen)
+        assert (seen.sha256, seen.facts, seen.grid) == (alone.sha256, alone.facts, alone.grid)
+        np.testing.assert_array_equal(seen.crops, alone.crops)
+
+
 def test_no_credentials_are_in_the_child(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     with Sandbox(ImageConfig(), VIDEO, GEOMETRY, program=(__file__,)) as sandbox:
@@ -251,7 +284,7 @@ from actors.sandbox import *
 child = Sandbox(ImageConfig(), VideoConfig(), program=({__file__!r},))._ready()
 print(open(f"/proc/{{os.getpid()}}/task/{{os.getpid()}}/children").read(), flush=True)
 if {busy}:
-    wire.send(child._sock, {{"op": "probe", "media": "image", "timeout_s": -4.0}}, [b"hang"])
+    wire.send(child._sock, {{"op": "probe", "assets": [["image", 1]], "timeout_s": -4.0}}, [b"hang"])
 os.kill(os.getpid(), signal.SIGKILL)
 """
     parent = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

@@ -43,7 +43,7 @@ def prepared(asked: Sequence[Asked], tiles: Geometry, folder: Path) -> Prepared:
             archive.addfile(info, io.BytesIO(data))
     (shard,) = list_shards([str(tar)])
     with Sandbox(ImageConfig(), FRAMES) as sandbox:
-        assets = list(scan(shard, InputConfig("conformance", (str(tar),)), sandbox.probe))
+        assets = list(scan(shard, InputConfig("conformance", (str(tar),)), sandbox.probes))
     with Preprocessor(ImageConfig(), FRAMES, tiles) as preprocessor:
         return preprocessor.prepare(Unit("unit", shard, 0, len(assets), Cost(0, 0, 0)), assets)
 

@@ -10,7 +10,6 @@ import ctypes
 import os
 import signal
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from PIL import PngImagePlugin
 
@@ -20,6 +19,7 @@ from actors.sandbox import Sandbox
 from pipeline.anyres import Geometry
 from pipeline.commit import Parts
 from pipeline.config import ImageConfig, VideoConfig
+from pipeline.types import Media
 from tests.corpus.entries import Asset, failed, picture
 
 SIGN = b"captionmill does: "
@@ -63,13 +63,13 @@ def _asking(name: str) -> bytes:
     return picture(77, pnginfo=comment)
 
 
-def obey(settings: sandboxed.Settings, request: Mapping[str, Any], parts: list[bytes]) -> sandboxed.Answer:
+def obey(settings: sandboxed.Settings, op: str, media: Media, parts: list[bytes]) -> sandboxed.Answer:
     """Do what a picture asks for, when it is decoded."""
     _, sign, rest = parts[0].partition(SIGN)
-    if sign and request["op"] == "view":
+    if sign and op == "view":
         act = next(act for name, (act, _) in ACTS.items() if rest.startswith(name.encode()))
         act()
-    return sandboxed.answer(settings, request, parts)
+    return sandboxed.answer(settings, op, media, parts)
 
 
 class Obedient(Preprocessor):

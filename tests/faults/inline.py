@@ -82,7 +82,7 @@ class Inline:
     def _index(self, ready: Ready, shard: Shard) -> str:
         job = ready.job
         with self._hand(ready) as (sandbox, _):
-            return Indexer(job.output.uri, job.input, lambda: sandbox.probe).index(shard)
+            return Indexer(job.output.uri, job.input, lambda: sandbox.probes).index(shard)
 
     def _caption(self, ready: Ready, plan: Plan, unit: Unit) -> None:
         job = ready.job

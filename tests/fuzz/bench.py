@@ -115,7 +115,7 @@ class Bench:
         key = "id" if form is ShardFormat.PARQUET else ""
         config = InputConfig("birds", ("unused",), key_column=key, max_member_bytes=1 << 20)
         with within(20 * IMAGE.timeout_s):
-            index = Indexer(OUTPUT, config, lambda: self._sandbox.probe).index(shard)
+            index = Indexer(OUTPUT, config, lambda: self._sandbox.probes).index(shard)
             assets = read_index(index, 0, 1 << 30)
             _check_assets(assets, data, form)
             unit = Unit("unit", shard, 0, len(assets), Cost(0, 0, 0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -412,11 +412,31 @@ def test_shard_names_make_safe_paths(config: InputConfig) -> None:
 
 
 def test_probe_errors_are_rows_of_the_index_stage(write_tar: WriteTar, config: InputConfig) -> None:
-    def crash(media: Media, data: bytes) -> Size:
-        raise MediaError(Code.DECODER_CRASHED, "killed")
+    def crash(media: Sequence[tuple[Media, bytes]]) -> list[MediaError]:
+        return [MediaError(Code.DECODER_CRASHED, "killed")] * len(media)
 
     [asset] = scan(write_tar([("a.jpg", JPG)]), config, crash)
     assert asset.facts == Problem(Stage.INDEX, Code.DECODER_CRASHED, "killed")
+
+
+def test_pictures_are_looked_at_together_and_facts_are_their_own(
+    write_tar: WriteTar, config: InputConfig
+) -> None:
+    asked = list[int]()
+
+    def lengths(media: Sequence[tuple[Media, bytes]]) -> list[Size]:
+        asked.append(len(media))
+        return [Size(len(data), 1) for _, data in media]
+
+    assets = list(scan(write_tar([(f"{i}.jpg", bytes(1 + i)) for i in range(200)]), config, lengths))
+
+    assert [asset.facts for asset in assets] == [(Size(1 + i, 1),) for i in range(200)]
+    assert sum(asked) == 200
+    assert len(asked) < 10
+
+
+def test_the_first_problem_of_a_key_is_told_though_it_is_found_last(write_tar: WriteTar, scan: Scan) -> None:
+    assert codes(scan(write_tar([("a.jpg", b"no picture"), ("a.jpg", JPG)]))) == [("a", Code.UNIDENTIFIED)]
 
 
 def test_text_is_json_safe(write_tar: WriteTar, scan: Scan) -> None:

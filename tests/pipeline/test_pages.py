@@ -36,7 +36,7 @@ for at in range(footer, len(whole)):
     file.write_bytes(turned)
     info = storage.info(str(file))
     shard = Shard(str(file), file.name, info.etag, info.size, ShardFormat.PARQUET)
-    rows = list(index.scan(shard, config, lambda kind, data: Size(1, 1)))
+    rows = list(index.scan(shard, config, lambda media: [Size(1, 1)] * len(media)))
     done += bool(rows)
 print(done, len(whole) - footer)
 """

@@ -128,7 +128,7 @@ def test_far_and_large_members_are_read_apart(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "x.tar").write_bytes(tar_bytes(content.items()))
     made = shard(tmp_path / "x.tar")
     config = InputConfig(dataset="test", uris=("unused",))
-    assets = list(scan(made, config, lambda media, data: Size(1, 1)))
+    assets = list(scan(made, config, lambda media: [Size(1, 1)] * len(media)))
     expected = [(content["a.1.jpg"], content["a.2.jpg"]), (content["b.jpg"],), (b"c",), (b"d",)]
     assert list(read_assets(made, assets)) == expected
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Mapping
-from typing import Any
 
 from actors import sandboxed
+from pipeline.types import Media
 
 SIGN = b"captionmill opens: "  # then a path and a port
 CALLS = (
@@ -20,13 +19,13 @@ CALLS = (
 )
 
 
-def obey(settings: sandboxed.Settings, request: Mapping[str, Any], parts: list[bytes]) -> sandboxed.Answer:
+def obey(settings: sandboxed.Settings, op: str, media: Media, parts: list[bytes]) -> sandboxed.Answer:
     """What the real child does, unless the bytes ask for a file and a connection."""
     if parts[0].startswith(SIGN):
         path, _, port = parts[0].removeprefix(SIGN).decode().rpartition(" ")
         with open(path, "rb"), socket.create_connection(("127.0.0.1", int(port))):
             pass
-    return sandboxed.answer(settings, request, parts)
+    return sandboxed.answer(settings, op, media, parts)
 
 
 def _watch(log: str, strace: list[str]) -> None:
