@@ -43,7 +43,7 @@ TITLES = {  # what Ray calls a worker process while it lives in, or runs
     "indexer": re.compile(r"ray::MapWorker\(MapBatches\(Indexer\)"),
     "preprocessor": re.compile(r"ray::MapWorker\(MapBatches\(Preprocessor\)"),
     "captioner": re.compile(r"ray::MapWorker\(MapBatches\(Captioner\)"),
-    "write": re.compile(r"ray::MapBatches\((Committer|Compactor)\)"),
+    "write": re.compile(r"MapBatches\((Committer|Compactor)\)"),
 }
 
 

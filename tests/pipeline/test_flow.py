@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Barrier
+
 import pyarrow as pa
 import pytest
 
@@ -16,6 +18,31 @@ class Same:
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table."""
         return table
+
+
+class InPairs:
+    """An actor that returns what it is given when two have been given to it."""
+
+    def __init__(self) -> None:
+        self._pair = Barrier(2)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The table. BrokenBarrierError where it is alone for a minute."""
+        self._pair.wait(60)
+        return table
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.timeout(180)
+def test_a_replica_has_two_units_at_once() -> None:
+    size = flow.Pools(replicas=1, replica_cpus=0.5, replica_gpus=0.0, preprocessors=1, preprocessor_cpus=0.5)
+    units = [pa.table({"unit": [number]}) for number in range(UNITS)]
+
+    same = flow.Actor(Same, {})
+    done = flow.caption(units, same, flow.Actor(InPairs, {}), same, size)
+
+    assert sorted(row["unit"] for row in done.iter_rows()) == list(range(UNITS))
 
 
 @pytest.mark.slow
