@@ -111,7 +111,7 @@ def measure(options: Options) -> Found:
 def _figure(options: Options, shard: Shard, count: int, folder: Path) -> Figure:
     with Sandbox(options.subject.image, options.subject.video) as sandbox:
         sides: dict[str, Callable[[], object]] = {
-            PASS: partial(index, shard, sandbox, folder / "index"),
+            PASS: partial(index, shard, sandbox, folder),
             CEILING: partial(digested, shard),
         }
         done = rounds(sides, options.pairs, cpu_s)
@@ -120,9 +120,10 @@ def _figure(options: Options, shard: Shard, count: int, folder: Path) -> Figure:
     return Figure("the pass that makes it", rate, "images/s on one core", None, ceiling)
 
 
-def index(shard: Shard, sandbox: Sandbox, output: Path) -> str:
-    """The shard's index, as an indexer makes it."""
-    return Indexer(str(output), InputConfig("bench", ("",)), lambda: sandbox.probes).index(shard)
+def index(shard: Shard, sandbox: Sandbox, folder: Path) -> str:
+    """The shard's index, as an indexer makes it, each time in another place: it makes none twice."""
+    output = tempfile.mkdtemp(dir=folder)
+    return Indexer(output, InputConfig("bench", ("",)), lambda: sandbox.probes).index(shard)
 
 
 def digested(shard: Shard) -> None:
@@ -137,5 +138,5 @@ def exact(folder: Path, count: int) -> int:
     upright, pictures = different(count)
     shard, _ = write(folder / "different.tar", pictures)
     with Sandbox(ImageConfig(), VideoConfig()) as sandbox:
-        assets = read_index(index(shard, sandbox, folder / "different"), 0, count)
+        assets = read_index(index(shard, sandbox, folder), 0, count)
     return sum(asset.facts == (size,) for asset, size in zip(assets, upright, strict=True))

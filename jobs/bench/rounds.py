@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 from jobs.bench.figure import Spread
@@ -33,14 +34,18 @@ class Rounds(Generic[T]):
 
 
 def rounds(
-    sides: Mapping[str, Callable[[], T]], count: int, clock: Callable[[], float] = time.perf_counter
+    sides: Mapping[str, Callable[[], T]],
+    count: int,
+    clock: Callable[[], float] = time.perf_counter,
+    clocks: Mapping[str, Callable[[], float]] = MappingProxyType({}),
 ) -> Rounds[T]:
-    """Run every side once to warm up, then `count` rounds of all sides by the seconds of `clock`."""
+    """Run every side once to warm up, then `count` rounds of all by the seconds of their `clocks`, else of `clock`."""
     made = {name: side() for name, side in sides.items()}
     taken: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(count):
         for name, side in sides.items():
-            begun = clock()
+            now = clocks.get(name, clock)
+            begun = now()
             side()
-            taken[name].append(clock() - begun)
+            taken[name].append(now() - begun)
     return Rounds(made, {name: tuple(own) for name, own in taken.items()})

@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs.bench import generation, planning, preprocessing, prompts, reading, subject
+from actors.sandbox import Sandbox
+from jobs.bench import framework, generation, indexing, planning, preprocessing, prompts, reading, subject
 from jobs.bench.figure import Found
 from jobs.bench.machine import Machine
 from jobs.bench.measured import Measured, passes
@@ -75,6 +76,31 @@ def test_reading_is_compared_with_ray_data(options: Options, ray_local: None) ->
     found = reading.measure(options)
 
     assert [(f.name, f.versus and f.versus.peer) for f in found.figures] == list(reading.COMPARED)
+
+
+def test_every_pass_makes_an_index_of_its_own(options: Options, tmp_path: Path) -> None:
+    shard, count = indexing.write(tmp_path / "a.tar", indexing.ordinary(10))
+    with Sandbox(options.subject.image, options.subject.video) as sandbox:
+        made = [indexing.index(shard, sandbox, tmp_path) for _ in range(2)]
+
+    assert count == 10
+    assert len(set(made)) == 2
+
+
+def test_sizes_of_pictures_that_all_differ_are_exact(tmp_path: Path) -> None:
+    upright, _ = indexing.different(50)
+
+    assert len(set(upright)) == 50
+    assert indexing.exact(tmp_path, 50) == 50
+
+
+@pytest.mark.slow
+def test_the_framework_is_measured_beside_pixels_and_start(tmp_path: Path, ray_local: None) -> None:
+    (cost,) = framework.costs(tmp_path, [40])
+
+    assert cost.assets == 40
+    assert cost.run_s > cost.pixels_s > 0
+    assert sum(cost.own.values()) == pytest.approx(cost.run_s - cost.start_s - cost.pixels_s)
 
 
 def test_units_are_planned_from_an_index(options: Options) -> None:

@@ -34,6 +34,15 @@ def test_sides_run_in_turns_once_more_than_is_counted() -> None:
     assert {name: len(own) for name, own in done.taken.items()} == {"a": 2, "b": 2}
 
 
+def test_a_side_may_have_a_clock_of_its_own() -> None:
+    every, own = iter(range(0, 100, 10)), iter(range(10))
+    sides = {"a": lambda: None, "b": lambda: None}
+
+    done = rounds(sides, 1, lambda: next(every), {"b": lambda: next(own)})
+
+    assert done.taken == {"a": (10,), "b": (1,)}
+
+
 def test_what_the_first_round_made_is_kept() -> None:
     made = iter(range(10))
 
