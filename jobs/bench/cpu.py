@@ -18,12 +18,16 @@ Process = tuple[int, int]  # its number, and when it was started: numbers come a
 
 @dataclass
 class Spent:
-    """CPU seconds by process, and by the name under which the process was last seen."""
+    """CPU seconds by process, and by the name under which the process was last seen.
+
+    With `outlived`, those of a process's children that have ended are the process's own.
+    """
 
     seconds: dict[Process, float] = field(default_factory=dict)
     names: dict[Process, str] = field(default_factory=dict)
     before: dict[Process, float] = field(default_factory=dict)
     looking: float = 0.0
+    outlived: bool = False
 
     def look(self) -> None:
         """Read what this process and those below it have taken until now."""
@@ -34,13 +38,20 @@ class Spent:
                 fields = (folder / "stat").read_text().rpartition(")")[2].split()
                 number = int(folder.name)
                 parents[number] = int(fields[1])
-                found[number, int(fields[19])] = sum(map(int, fields[11:13])) / TICKS
+                found[number, int(fields[19])] = (
+                    sum(map(int, fields[11 : 15 if self.outlived else 13])) / TICKS
+                )
         for process, seconds in found.items():
             if _below(process[0], parents):
-                own = process[0] == os.getpid()
-                self.seconds[process] = time.process_time() if own else seconds  # which has ticks of 10 ms
+                self.seconds[process] = self._own() if process[0] == os.getpid() else seconds
                 self._name(process)
         self.looking += time.thread_time() - begun
+
+    def _own(self) -> float:
+        """Of this process, without the ticks of 10 ms."""
+        times = os.times()
+        ended = times.children_user + times.children_system
+        return time.process_time() + (ended if self.outlived else 0.0)
 
     def _name(self, process: Process) -> None:
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -89,7 +100,7 @@ def _below(number: int, parents: Mapping[int, int]) -> bool:
 
 
 def cpu_s() -> float:
-    """CPU seconds of this process and of those below it that are there now."""
-    spent = Spent()
+    """CPU seconds until now of this process and of those below it, also of those that have ended."""
+    spent = Spent(outlived=True)
     spent.look()
     return sum(spent.seconds.values())
