@@ -67,14 +67,13 @@ def ordinary(count: int) -> Iterable[tuple[str, bytes]]:
 def different(count: int) -> tuple[list[Size], Iterable[tuple[str, bytes]]]:
     """Upright sizes that are all different, up to 1,600 pixels a side, and pictures that have them."""
     across = int(count**0.5)
-    stored = [(1 + STEP * (i % across), 1 + STEP * (i // across)) for i in range(count)]
-    turned = [i % 4 == 1 for i in range(count)]
-    upright = [Size(*size[::-1]) if turn else Size(*size) for size, turn in zip(stored, turned, strict=True)]
-    return upright, (_flat(i, size, turn) for i, (size, turn) in enumerate(zip(stored, turned, strict=True)))
+    upright = [Size(1 + STEP * (i % across), 1 + STEP * (i // across)) for i in range(count)]
+    return upright, (_flat(i, size, turned=i % 4 == 1) for i, size in enumerate(upright))
 
 
-def _flat(number: int, size: tuple[int, int], turned: bool) -> tuple[str, bytes]:
+def _flat(number: int, upright: Size, *, turned: bool) -> tuple[str, bytes]:
     kind = ("JPEG", "JPEG", "PNG", "WEBP")[number % 4]
+    size = (upright.height, upright.width) if turned else (upright.width, upright.height)
     return EXTENSION[kind], _encoded(Image.new("RGB", size), kind, SIDEWAYS if turned else 1)
 
 
