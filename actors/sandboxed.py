@@ -12,6 +12,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -66,10 +67,9 @@ def answer(settings: Settings, op: str, media: Media, parts: list[bytes]) -> Ans
 
 
 def _view_images(settings: Settings, geometry: Geometry, media: Media, parts: Sequence[bytes]) -> View:
-    exact = settings.image.decode == "exact"
     sizes, crops = [], []
     for part in parts:
-        picture, size = image.draft(part, settings.image, lambda s: s if exact else geometry.least(media, s))
+        picture, size = image.draft(part, settings.image, partial(geometry.least, media))
         sizes.append(size)
         crops.append(geometry.cut(picture, media, size))
     grid = geometry.grid(sizes[0]) if media is Media.IMAGE else (0, 0)

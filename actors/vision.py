@@ -41,7 +41,7 @@ class Vision:
 
     def tokens(self, samples: Sequence[Sample]) -> list[Tensor]:
         """The visual tokens of each sample: (its number of visual tokens, width of the language model)."""
-        distinct = [_distinct(sample.crops) for sample in samples]
+        distinct = [distinct_crops(sample.crops) for sample in samples]
         crops = [crop for own in distinct for crop in own]
         starts = range(0, len(crops), CROPS_PER_PASS)
         features = torch.cat([self._tower(crops[i : i + CROPS_PER_PASS]) for i in starts])
@@ -104,6 +104,6 @@ class Vision:
         return interpolate(pictures, (half, half), mode="bilinear").permute(0, 2, 3, 1).flatten(0, 2)
 
 
-def _distinct(crops: Pixels) -> Pixels:
+def distinct_crops(crops: Pixels) -> Pixels:
     """One of two equal crops, as base and only tile of a square no larger than a tile are; else all."""
     return crops[:1] if len(crops) == 2 and np.array_equal(*crops) else crops

@@ -95,7 +95,9 @@ def decode(data: bytes, limits: ImageConfig) -> Image.Image:
 
 
 def draft(data: bytes, limits: ImageConfig, least: Callable[[Size], Size]) -> tuple[Image.Image, Size]:
-    """As `decode`, but a JPEG at 1/2, 1/4 or 1/8 where both sides are still at least `least` of its upright size.
+    """As `decode`, but where `limits.decode` is fast, a JPEG at 1/2, 1/4 or 1/8 of its size.
+
+    Both sides are then still at least `least` of its upright size.
 
     With it that upright size, which decides limits, crops and tokens. A draft is what libjpeg makes of the low
     frequencies of each block: not the exact picture's pixels, averaged. Other formats come in full.
@@ -103,7 +105,8 @@ def draft(data: bytes, limits: ImageConfig, least: Callable[[Size], Size]) -> tu
     with _opened(data, limits) as picture:
         orientation = _orientation(picture, data)
         size = _upright_size(picture, orientation)
-        if (enough := least(size)) != size:
+        if limits.decode == "fast":
+            enough = least(size)
             across, down = enough.width, enough.height
             picture.draft(None, (down, across) if orientation in SIDEWAYS else (across, down))
         expected = _upright_size(picture, orientation)

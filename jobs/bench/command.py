@@ -45,17 +45,9 @@ def show(parts: Sequence[str], options: Options, console: Console, *, as_json: b
         measure: Callable[[Options], Found] = import_module(PARTS[part]).measure
         done.append(measure(options))
         if not as_json:
-            _print(done[-1], out)
+            figure.tell(done[-1], out)
     if as_json:
         click.echo(figure.to_json(asdict(options.machine), done))
-
-
-def _print(found: Found, out: Console) -> None:
-    out.print()
-    if found.figures:
-        out.print(figure.table(found))
-    for note in found.notes:
-        out.print(f"{found.part}: {note}", markup=False)
 
 
 def _machine(machine: Machine) -> str:

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from rich.console import Console
 from rich.table import Table
 
 PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
@@ -96,8 +97,17 @@ def digits(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
+def tell(found: Found, out: Console) -> None:
+    """The part for people: its table, and its notes below."""
+    out.print()
+    if found.figures:
+        out.print(table(found))
+    for note in found.notes:
+        out.print(f"{found.part}: {note}", markup=False)
+
+
 def table(found: Found) -> Table:
-    """The part for people."""
+    """Its figures, a line each."""
     made = Table(title=f"{found.part}: {found.work}", title_justify="left", title_style="bold")
     for name in ("what", "here", "against", "times as good", "share of the ceiling", "besides"):
         made.add_column(name)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from actors.engine import Group
 from actors.replica import Replica, common
 from actors.sampling import Choice, Ending, seed_of
 from actors.slots import Place
+from actors.vision import distinct_crops
 from jobs.bench.figure import Details
 from jobs.bench.machine import Machine
 from jobs.bench.rounds import Rounds
@@ -25,7 +25,7 @@ from jobs.bench.subject import Subject
 from pipeline.config import GenerationConfig
 from pipeline.footprint import Footprint
 from pipeline.roofline import Gpu, Roofline, prefill_flops, vision_flops
-from pipeline.types import Finish, Request, Sample, View
+from pipeline.types import Finish, Request, View
 
 Ids = list[tuple[int, ...]]
 
@@ -108,18 +108,13 @@ def passes(footprint: Footprint, requests: Sequence[Request]) -> float:
     groups = dict[View, list[Request]]()
     for request in requests:
         groups.setdefault(request.sample.view, []).append(request)
-    flops = vision_flops(footprint, sum(_distinct(own[0].sample) for own in groups.values()))
+    flops = vision_flops(footprint, sum(len(distinct_crops(own[0].sample.crops)) for own in groups.values()))
     flops += prefill_flops(footprint, [len(request.input_ids) for request in requests])
     for own in groups.values():
         if len(own) > 1:
             again = common([request.input_ids for request in own])
             flops -= (len(own) - 1) * prefill_flops(footprint, [again])
     return flops
-
-
-def _distinct(sample: Sample) -> int:
-    """Base and tile of a small square are equal."""
-    return 1 if len(sample.crops) == 2 and np.array_equal(*sample.crops) else len(sample.crops)
 
 
 def least_s(subject: Subject, machine: Machine, requests: Sequence[Request], lengths: Sequence[int]) -> float:

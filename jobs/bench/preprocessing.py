@@ -107,9 +107,7 @@ def photograph(width: int, height: int) -> bytes:
 
 def ours(data: bytes, tiles: Geometry = GEOMETRY, config: ImageConfig | None = None) -> Pixels:
     """uint8 (crops, tile, tile, 3), decoded as `config` says."""
-    config = config or ImageConfig()
-    exact = config.decode == "exact"
-    picture, size = image.draft(data, config, lambda s: s if exact else tiles.least(Media.IMAGE, s))
+    picture, size = image.draft(data, config or ImageConfig(), partial(tiles.least, Media.IMAGE))
     return tiles.cut(picture, Media.IMAGE, size)
 
 

@@ -20,17 +20,19 @@ SIGLIP = {
 }
 
 
-def _onevision(**text: Any) -> dict[str, Any]:
+def onevision(**text: Any) -> dict[str, Any]:
+    """config.json of a LLaVA-OneVision on a Qwen2 of these sizes."""
     return {
         "model_type": "llava_onevision",
+        "tie_word_embeddings": False,
         "vision_feature_layer": -1,
         "vision_config": SIGLIP,
         "text_config": {"model_type": "qwen2", **text},
     }
 
 
-PUBLISHED: Mapping[str, Mapping[str, Any]] = {
-    "onevision-0.5b": _onevision(
+PUBLISHED: Mapping[str, dict[str, Any]] = {
+    "onevision-0.5b": onevision(
         hidden_size=896,
         intermediate_size=4864,
         num_hidden_layers=24,
@@ -39,7 +41,7 @@ PUBLISHED: Mapping[str, Mapping[str, Any]] = {
         vocab_size=152000,
         tie_word_embeddings=True,
     ),
-    "onevision-7b": _onevision(
+    "onevision-7b": onevision(
         hidden_size=3584,
         intermediate_size=18944,
         num_hidden_layers=28,

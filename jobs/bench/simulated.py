@@ -7,7 +7,6 @@ long the model computes. One process, one GPU. Both leave what they counted in f
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import time
@@ -22,7 +21,7 @@ import pyarrow as pa
 from actors.engine import Call, Engine, Group
 from actors.preprocessor import Preprocessor
 from jobs.bench.cpu import counted
-from jobs.bench.work import MEDIAN, SIGMA
+from jobs.bench.work import drawn
 from pipeline import fit, messages
 from pipeline.anyres import Geometry
 from pipeline.batching import Rooms, Slot, longest_first
@@ -159,7 +158,7 @@ class Simulated:
     ) -> Iterator[tuple[int, Caption]]:
         """Empty captions, when they would be done."""
         lengths = [len(r.input_ids) + settings.max_new_tokens for r in requests]
-        outputs = [_output(r.sample.view.sha256, settings) for r in requests]
+        outputs = [drawn(random.Random(r.sample.view.sha256), settings.max_new_tokens) for r in requests]
         call = Call[Started, int, int](lengths, outputs, partial(_started, requests))
         groups = longest_first([[i] for i in range(len(requests))], lengths)
         for number, tokens in self._engine_of(settings).captions(call, groups):
@@ -210,8 +209,3 @@ def _started(requests: Sequence[Request], groups: Sequence[Group]) -> list[Start
         Started(requests[group[0]].sample.view.n_crops, tuple(len(requests[i].input_ids) for i in group))
         for group in groups
     ]
-
-
-def _output(sha256: str, settings: GenerationConfig) -> int:
-    drawn = random.Random(sha256).lognormvariate(math.log(MEDIAN), SIGMA)
-    return max(1, min(settings.max_new_tokens, round(drawn)))

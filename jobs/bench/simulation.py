@@ -19,7 +19,7 @@ from PIL import Image
 from rich.console import Console
 
 from actors import checkpoint
-from jobs.bench.figure import Figure, Found, Spread, table, to_json
+from jobs.bench.figure import Figure, Found, Spread, tell, to_json
 from jobs.bench.preprocessing import photograph
 from jobs.bench.published import PUBLISHED
 from jobs.bench.simulated import PREPROCESSOR, REPLICA, Metered, Simulated, lines
@@ -79,7 +79,7 @@ def show(job: Loaded | None, asked: Asked, console: Console, *, as_json: bool) -
     if as_json:
         click.echo(to_json({}, [found]))
     else:
-        Console(soft_wrap=True).print(table(found))
+        tell(found, Console(soft_wrap=True))
 
 
 def simulate(job: Loaded | None, asked: Asked, folder: Path, console: Console) -> Found:
@@ -158,13 +158,16 @@ def simulated(made_of: Actors, ready: Ready, roofline: Roofline, slower: float, 
 
 
 def _found(ready: Ready, asked: Asked, log: Path) -> Found:
+    if not list(log.glob(f"{REPLICA}-*")):
+        return Found("simulation", "nothing", notes=["no asset of the job could be captioned"])
     replicas = [[Moment(*told) for told in lines(path)] for path in sorted(log.glob(f"{REPLICA}-*"))]
     fed = [told for path in log.glob(f"{PREPROCESSOR}-*") for told in lines(path)]
     busy, captions = sum(own[-1].busy for own in replicas), sum(m.captions for own in replicas for m in own)
     rate = captions / busy * asked.slower
     cost = sum(cpu for cpu, _ in fed) / sum(assets for _, assets in fed)
     slots = ready.job.generation.batch_size
-    figures = [_replica(number, own, slots) for number, own in enumerate(replicas)]
+    figures = [_replica(number, own, slots) for number, own in enumerate(replicas) if len(own) > 1]
+    notes = [f"replica {n}: one unit is its warm-up" for n, own in enumerate(replicas) if len(own) == 1]
     figures += [
         Figure(f"a {asked.gpu} that is always busy", Spread.of([rate]), "captions/s"),
         Figure("preprocessing", Spread.of([cost * 1e3]), "ms of a core an asset"),
@@ -179,16 +182,16 @@ def _found(ready: Ready, asked: Asked, log: Path) -> Found:
         f"{asked.model or 'the model of the job'}, {_cores()} cores here, output lengths log-normal "
         f"(median {MEDIAN}, sigma {SIGMA})"
     )
-    return Found("simulation", said, figures)
+    return Found("simulation", said, figures, notes)
 
 
 def _replica(number: int, own: Sequence[Moment], slots: int) -> Figure:
     """After warm-up, which is the first unit; slots are counted until the last unit but one, since then it runs dry."""
-    first, late, last = own[0], own[-2:][0], own[-1]
+    first, late, last = own[0], own[-2], own[-1]
     details: dict[str, str | int | float] = {"units": len(own)}
     if steps := late.steps - first.steps:
         details["slots idle, %"] = 100 * (1 - (late.running - first.running) / (steps * slots))
-    busy = (last.busy - first.busy) / (last.at - first.at) if last is not first else 1.0
+    busy = (last.busy - first.busy) / (last.at - first.at)
     return Figure(f"replica {number} busy", Spread.of([100 * busy]), "%", details=details)
 
 

@@ -79,7 +79,12 @@ def described(options: Options, todo: Work) -> str:
 def natural(count: int) -> list[int]:
     """Output lengths as captions have them."""
     dice = random.Random(SEED)
-    return [max(1, min(MOST, round(dice.lognormvariate(math.log(MEDIAN), SIGMA)))) for _ in range(count)]
+    return [drawn(dice, MOST) for _ in range(count)]
+
+
+def drawn(dice: random.Random, most: int) -> int:
+    """One of them, of `most` tokens at most."""
+    return max(1, min(most, round(dice.lognormvariate(math.log(MEDIAN), SIGMA))))
 
 
 def png(picture: Image.Image) -> bytes:
