@@ -7,23 +7,28 @@ that takes a unit apart which replicas died of.
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import pyarrow as pa
 
 from actors.gate import Gate
 from actors.ledger import Ledger
+from actors.meter import Meter
 from pipeline import messages
 from pipeline.commit import Parts
 from pipeline.config import GenerationConfig, PromptConfig
 from pipeline.errors import CaptionmillError, MediaError, RunError
+from pipeline.prompt import of_unit
 from pipeline.types import (
     Answer,
     Caption,
     Captioned,
     Code,
+    Effort,
     Media,
     Prepared,
     Problem,
@@ -56,12 +61,12 @@ class Generator(Protocol):
 
     @abstractmethod
     def generate(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterable[tuple[int, Caption]]:
         """One caption per request, as if each were alone, with its request's number; in whatever order they are done.
 
         OutOfMemory where it is too much: the captions until then stand. Requests of one sample share its vision
-        pass where as many captions are generated at once.
+        pass where as many captions are generated at once. What it takes is added to `meter`.
         """
 
 
@@ -111,14 +116,25 @@ class Captioner:
         """
         if self._failure:
             raise self._failure
-        answers = [*prepared.problems, *self._answers(prepared)]
+        begun, meter = time.perf_counter(), Meter()
+        found = [*prepared.problems, *self._answers(prepared, meter)]
         self._ledger.end(prepared.unit.unit_id)
+        answers = [one for answer in found for one in self._under_prompts(answer, prepared)]
         rank = {prompt.id: i for i, prompt in enumerate(self._prompts)}
         answers.sort(key=lambda a: (a.position, -1 if a.prompt_id is None else rank[a.prompt_id]))
         views = tuple(sample.view for sample in prepared.samples)
-        return Captioned(prepared.unit, prepared.assets, views, tuple(answers))
+        effort = _effort(prepared, time.perf_counter() - begun, meter)
+        return Captioned(prepared.unit, prepared.assets, views, tuple(answers), effort)
 
-    def _answers(self, prepared: Prepared) -> Iterator[Answer]:
+    def _under_prompts(self, answer: Answer, prepared: Prepared) -> list[Answer]:
+        """A problem of the whole asset, once under each prompt where the asset has rows under others already."""
+        media = prepared.assets[answer.position].media
+        if answer.prompt_id is not None or not prepared.unit.prompts or media is None:
+            return [answer]
+        asked = of_unit(self._prompts, prepared.unit)
+        return [replace(answer, prompt_id=prompt.id) for prompt in asked if prompt.asked(media)]
+
+    def _answers(self, prepared: Prepared, meter: Meter) -> Iterator[Answer]:
         """The answers of the unit, in no order.
 
         Beside those of another unit, but for what memory does not suffice for, and for a unit that replicas died of: in
@@ -127,13 +143,13 @@ class Captioner:
         with self._gate.together():
             apart = self._begin(prepared.unit.unit_id) >= UNIT_DEATHS
             answers, requests = self._asked(prepared, () if apart else prepared.samples)
-            done, left, _ = self._tried(requests)
+            done, left, _ = self._tried(requests, meter)
         yield from [*answers, *done]
         if apart:
-            yield from self._apart(prepared)
+            yield from self._apart(prepared, meter)
         if left:
             with self._gate.alone():
-                yield from self._halved(left)
+                yield from self._halved(left, meter)
 
     def _begin(self, unit_id: str) -> int:
         """How many replicas died of the unit. RunError where it must be the machine."""
@@ -145,7 +161,7 @@ class Captioner:
             )
         return deaths
 
-    def _apart(self, prepared: Prepared) -> Iterator[Answer]:
+    def _apart(self, prepared: Prepared, meter: Meter) -> Iterator[Answer]:
         """The answers of a unit that replicas died of, sample by sample, and a problem for each that one dies of."""
         unit_id = prepared.unit.unit_id
         for sample in prepared.samples:
@@ -156,18 +172,21 @@ class Captioner:
                     yield _answer(sample, None, Problem(Stage.GENERATE, Code.REPLICA_DIED, message))
                 else:
                     answers, requests = self._asked(prepared, [sample])
-                    yield from [*answers, *self._alone(requests)]
+                    yield from [*answers, *self._alone(requests, meter)]
                     self._ledger.end(unit_id, position)
 
     def _asked(self, prepared: Prepared, samples: Sequence[Sample]) -> tuple[list[Answer], list[Request]]:
         """Of these samples of the unit: the answers that need no model, and the requests."""
-        asked = [one for s in samples for one in self._ask(s, prepared.assets[s.view.position].text)]
+        prompts = of_unit(self._prompts, prepared.unit)
+        asked = [one for s in samples for one in self._ask(s, prompts, prepared.assets[s.view.position].text)]
         return [a for a in asked if isinstance(a, Answer)], [r for r in asked if isinstance(r, Request)]
 
-    def _ask(self, sample: Sample, text: Mapping[str, str]) -> list[Request | Answer]:
+    def _ask(
+        self, sample: Sample, prompts: Sequence[PromptConfig], text: Mapping[str, str]
+    ) -> list[Request | Answer]:
         """A request, or the problem instead, from each prompt that asks about the sample's kind."""
         media = sample.view.media
-        asked = [self._encode(sample, prompt, text) for prompt in self._prompts if prompt.asked(media)]
+        asked = [self._encode(sample, prompt, text) for prompt in prompts if prompt.asked(media)]
         nobody = Problem(Stage.PROMPT, Code.NO_PROMPT, f"no prompt of the job asks about {KINDS[media]}")
         return asked or [_answer(sample, None, nobody)]
 
@@ -177,9 +196,9 @@ class Captioner:
         except MediaError as error:
             return _answer(sample, prompt.id, Problem(Stage.PROMPT, error.code, error.message))
 
-    def _alone(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def _alone(self, requests: Sequence[Request], meter: Meter) -> Iterator[Answer]:
         """An answer per request, in no order; halves them while memory does not suffice, down to one."""
-        done, left, message = self._tried(requests)
+        done, left, message = self._tried(requests, meter)
         yield from done
         if left and len(requests) == 1:
             yield _answer(
@@ -188,23 +207,38 @@ class Captioner:
                 Problem(Stage.GENERATE, Code.OUT_OF_MEMORY, message[:300]),
             )
         else:
-            yield from self._halved(left)
+            yield from self._halved(left, meter)
 
-    def _halved(self, requests: Sequence[Request]) -> Iterator[Answer]:
+    def _halved(self, requests: Sequence[Request], meter: Meter) -> Iterator[Answer]:
         half = len(requests) // 2
         for part in filter(None, (requests[:half], requests[half:])):
-            yield from self._alone(part)
+            yield from self._alone(part, meter)
 
-    def _tried(self, requests: Sequence[Request]) -> tuple[list[Answer], list[Request], str]:
+    def _tried(self, requests: Sequence[Request], meter: Meter) -> tuple[list[Answer], list[Request], str]:
         """The answers until memory ran out, the requests that are left then, and what was said of it."""
         left, done = dict(enumerate(requests)), list[Answer]()
         try:
-            for number, caption in self._generator.generate(requests, self._settings) if requests else ():
+            asked = self._generator.generate(requests, self._settings, meter) if requests else ()
+            for number, caption in asked:
                 request = left.pop(number)
                 done.append(_answer(request.sample, request.prompt_id, caption))
         except OutOfMemory as error:
             return done, list(left.values()), str(error)
         return done, [], ""
+
+
+def _effort(prepared: Prepared, seconds: float, meter: Meter) -> Effort:
+    before = prepared.preparation
+    return Effort(
+        begun_at=before.begun_at,
+        ended_at=time.time_ns() // 1000,
+        prepare_s=before.prepare_s,
+        caption_s=seconds,
+        busy_s=meter.busy_s,
+        prefill_tokens=meter.prefill_tokens,
+        slot_steps=meter.slot_steps,
+        slots_idle=meter.slots_idle,
+    )
 
 
 def _answer(sample: Sample, prompt_id: str | None, outcome: Caption | Problem) -> Answer:

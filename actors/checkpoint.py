@@ -69,6 +69,12 @@ def fetch(model: ModelConfig) -> Path:
     return folder
 
 
+def here(model: ModelConfig) -> bool:
+    """Whether the weights are on this machine, of a hub id in the hub's cache."""
+    folder = settings(model)
+    return all((folder / name).is_file() for name in _weights(folder))
+
+
 def check(folder: Path) -> None:
     """ConfigError, naming each, unless `folder` holds the files that are loaded from it, and asks for no code."""
     if not folder.is_dir():

@@ -29,10 +29,15 @@ class Branches:
 
 
 class Decoder:
-    """The language model of a loaded checkpoint, whose attention is `actors.slots` from now on."""
+    """The language model of a loaded checkpoint, whose attention is `actors.slots` from now on.
 
-    def __init__(self, model: Model) -> None:
+    Prompts go through it in the dtype `many`, where it can take another than its own (`actors.kernels`).
+    """
+
+    def __init__(self, model: Model, many: torch.dtype | None = None) -> None:
         self._model = model
+        self._own: torch.dtype = model.dtype
+        self._many = many or self._own
         self._text = model.model.language_model
         self._eager = self._text.config._attn_implementation == "eager"
         self._text.set_attn_implementation(slots.NAME)
@@ -54,24 +59,25 @@ class Decoder:
             slot.block.held[slot.index] = 0
         shared = [(group, own) for group, own in zip(groups, into, strict=True) if len(group.prefix)]
         if shared:
-            self._run([own[0] for _, own in shared], [group.prefix for group, _ in shared])
+            self._run([own[0] for _, own in shared], [group.prefix for group, _ in shared], self._many)
         for _, (first, *others) in shared:
             for other in others:
                 slots.copy(first, other)
         return self._run(
             [slot for own in into for slot in own],
             [suffix for group in groups for suffix in group.suffixes],
+            self._many,
         )
 
     @torch.inference_mode()
     def step(self, running: Sequence[Place], tokens: Sequence[int]) -> Tensor:
         """Logits (slots, vocabulary) after one more token in each of these slots, those of a block side by side."""
         ids = torch.tensor(tokens, device=self._model.device)
-        return self._run(running, self._model.get_input_embeddings()(ids).split(1))
+        return self._run(running, self._model.get_input_embeddings()(ids).split(1), self._own)
 
-    def _run(self, into: Sequence[Place], inputs: Sequence[Tensor]) -> Tensor:
+    def _run(self, into: Sequence[Place], inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """float32 logits after the last token of each of `inputs`, (tokens, width), which join these slots."""
-        packed = torch.cat(list(inputs))
+        packed = torch.cat(list(inputs)).to(dtype)
         this = Pass(into, [len(own) for own in inputs], eager=self._eager)
         hidden = self._text(
             inputs_embeds=packed[None],
@@ -80,7 +86,7 @@ class Decoder:
             captions=this,
         ).last_hidden_state[0]
         this.done()
-        logits: Tensor = self._model.get_output_embeddings()(hidden[this.last()])
+        logits: Tensor = self._model.get_output_embeddings()(hidden[this.last()].to(self._own))
         return logits.to(self._model.device, torch.float32)
 
     def _positions(self, this: Pass) -> Sequence[int]:

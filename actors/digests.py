@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from actors import cache
+
 THREADS = 8  # hashing frees the interpreter's lock
 KEPT_FROM = (
     64 << 20
@@ -62,9 +64,7 @@ def _state(path: Path) -> dict[str, int | str]:
 
 
 def _kept_at(path: Path) -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(os.fsencode(path.resolve())).hexdigest()
-    return cache / "captionmill" / "digests" / f"{name}.json"
+    return cache.folder("digests") / f"{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()}.json"
 
 
 def _keep(kept: Path, entry: dict[str, object]) -> None:

@@ -6,12 +6,14 @@ their own through the same seams.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
+from actors.meter import Meter, share
 from pipeline.batching import Rooms, Slot
 from pipeline.fit import PREFILL_TOKENS
 
@@ -63,12 +65,14 @@ class Choice(Protocol[Opening_contra, Said_co]):
 class Call(Generic[Started, Opening, Said]):
     """Prompts that somebody waits for, by number: tokens of prompt and caption at most, and what the choice must know.
 
-    `begin` is asked for what groups begin with, when their turn has come.
+    `begin` is asked for what groups begin with, when their turn has come. To `meter` the call's share of each pass is
+    added.
     """
 
     lengths: Sequence[int]
     openings: Sequence[Opening]
     begin: Callable[[Sequence[Group]], Sequence[Started]]
+    meter: Meter = field(default_factory=Meter)
     said: deque[tuple[int, Said]] = field(default_factory=deque)
     failed: RuntimeError | MemoryError | None = None
 
@@ -85,6 +89,7 @@ class Engine(Generic[Started, Opening, Said]):
     ) -> None:
         self._decoder, self._choice, self._make, self._prefill = decoder, choice, rooms, prefill_tokens
         self._rooms = rooms()
+        self.meter = Meter()  # by all callers together
         self._waiting = deque[tuple[Call[Started, Opening, Said], Group]]()
         self._running = dict[Slot[Any], tuple[Call[Started, Opening, Said], int]]()
         self._thread = ThreadPoolExecutor(1, "engine")  # all passes, so that nothing here needs a lock
@@ -97,7 +102,7 @@ class Engine(Generic[Started, Opening, Said]):
         Whoever waits has the next pass made, for all callers; what it raises, all callers raise.
         """
         left = sum(map(len, groups))
-        self._thread.submit(self._waiting.extend, [(call, group) for group in groups]).result()
+        self._thread.submit(self._join, call, groups).result()
         try:
             while left:
                 self._thread.submit(self._serve, call).result()
@@ -109,6 +114,10 @@ class Engine(Generic[Started, Opening, Said]):
                     raise error
         finally:
             self._thread.submit(self._leave, call).result()
+
+    def _join(self, call: Call[Started, Opening, Said], groups: Sequence[Group]) -> None:
+        """The call waits. Who waits is looked up here, in the thread: whoever leaves makes another queue."""
+        self._waiting.extend((call, group) for group in groups)
 
     def _serve(self, call: Call[Started, Opening, Said]) -> None:
         """One pass, unless another's has served the caller by now."""
@@ -136,6 +145,7 @@ class Engine(Generic[Started, Opening, Said]):
             self._end(slot)
 
     def _pass(self) -> None:
+        since = time.perf_counter()
         if begun := self._next():
             into = [own for _, _, own in begun]
             now = [slot for own in into for slot in own]
@@ -144,10 +154,21 @@ class Engine(Generic[Started, Opening, Said]):
             now = _side_by_side(self._running)
             logits = self._decoder.step(now, self._choice.last(now))
         self._choice.next(now, logits)
+        callers, idle = [self._running[slot] for slot in now], None if begun else self._rooms.idle
         for slot in filter(self._choice.ended, now):
             call, number = self._running[slot]
             call.said.append((number, self._choice.spoken(slot)))
             self._end(slot)
+        self._count(callers, time.perf_counter() - since, idle)
+
+    def _count(
+        self, callers: Sequence[tuple[Call[Started, Opening, Said], int]], seconds: float, idle: int | None
+    ) -> None:
+        """Add a pass to the meters: a step of decoding beside so many idle slots, or (None) the start of prompts."""
+        starts = idle is None
+        weights = [(call.meter, call.lengths[number] if starts else 1) for call, number in callers]
+        for metered in (weights, [(self.meter, 1)]):
+            share(metered, seconds, 0 if starts else len(callers), idle or 0)
 
     def _next(self) -> list[tuple[Call[Started, Opening, Said], Group, list[Slot[Any]]]]:
         """Takes the groups that begin now: as many as there are slots for, of so many tokens together, or one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
@@ -17,7 +18,20 @@ from pipeline.config import ImageConfig, VideoConfig
 from pipeline.errors import MediaError
 from pipeline.index import read_index
 from pipeline.read import Bytes, read_assets
-from pipeline.types import Answer, Asset, Clip, Code, Media, Prepared, Problem, Sample, Stage, Unit, View
+from pipeline.types import (
+    Answer,
+    Asset,
+    Clip,
+    Code,
+    Media,
+    Preparation,
+    Prepared,
+    Problem,
+    Sample,
+    Stage,
+    Unit,
+    View,
+)
 
 TOGETHER = 1 << 20  # bytes of small assets that go to the decoder and back as one message: 0.4 ms of CPU
 Found = tuple[int, Asset, Bytes | Problem]  # position in the unit, index row, what was read
@@ -67,6 +81,7 @@ class Preprocessor:
 
         Raises StorageError where the store does not answer; everything that is wrong with one asset is a problem.
         """
+        begun, begun_at = time.perf_counter(), time.time_ns() // 1000
         samples, problems = [], []
         asked = [self._allowed(asset) for asset in assets]
         for group in self._groups(asked, read_assets(unit.shard, asked)):
@@ -75,7 +90,8 @@ class Preprocessor:
                     problems.append(Answer(position, asset.sha256, None, outcome))
                 else:
                     samples.append(outcome)
-        return Prepared(unit, tuple(assets), tuple(samples), tuple(problems))
+        preparation = Preparation(begun_at, time.perf_counter() - begun)
+        return Prepared(unit, tuple(assets), tuple(samples), tuple(problems), preparation)
 
     def _groups(self, assets: Sequence[Asset], found: Iterable[Bytes | Problem]) -> Iterator[list[Found]]:
         """Consecutive assets, with their positions: those that are decoded together, which are small."""

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
-from actors import checkpoint
+from actors import checkpoint, kernels
 from actors.captioner import OutOfMemory
 from actors.decoding import Branches, Decoder
 from actors.engine import Call, Engine, Group
 from actors.loading import chat_template, device, load_model
+from actors.meter import Meter
 from actors.sampling import Choice, Ending, Opening, Spoken, seed_of
 from actors.slots import Slots
 from actors.vision import Vision
@@ -34,7 +35,12 @@ from pipeline.prompt import messages
 from pipeline.types import Caption, Code, Media, Request, Sample, View
 
 # What torch's allocator for the CPU, cuBLAS and the CUDA driver say, in a bare RuntimeError.
-OUT_OF_MEMORY = ("can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "could not create a primitive",  # oneDNN's only words where it finds no memory for one
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
 
 
 class Replica:
@@ -69,8 +75,9 @@ class Replica:
         self._model: Any = load_model(model, Path(folder), gpus)
         self._geometry = geometry
         self._room = _room(self._model, max_new_tokens)
-        self._vision = Vision(self._model, geometry)
-        self._decoder = decoder(self._model)
+        self._many = kernels.adapt(self._model)
+        self._vision = Vision(self._model, geometry, self._of_many(fit.CROPS_PER_PASS))
+        self._decoder = decoder(self._model, self._many)
         self._stop = _stop(self._model, self._tokenizer)
         self._engines = dict[GenerationConfig, Engine[Branches, Opening, Spoken]]()
         self._making, self._tokenizing = Lock(), Lock()  # a tokenizer is one thread's at a time
@@ -104,14 +111,14 @@ class Replica:
         )
 
     def generate(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterator[tuple[int, Caption]]:
         """Each caption as it is done, with its request's number; those that several threads ask for go on together.
 
         OutOfMemory where the device cannot hold them all.
         """
         try:
-            yield from self._captions(requests, self._settled(settings))
+            yield from self._captions(requests, self._settled(settings), meter)
             return
         except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
             known = isinstance(error, torch.OutOfMemoryError | MemoryError)
@@ -122,14 +129,15 @@ class Replica:
         raise OutOfMemory(f"the device has not enough memory for {len(requests)} x {longest} prompt tokens")
 
     def _captions(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterator[tuple[int, Caption]]:
         """The captions; those of the longest prompts begin first."""
         lengths = [len(r.input_ids) + settings.max_new_tokens for r in requests]
         openings = [
             Opening(r.input_ids, seed_of(settings.seed, r.sample.view.sha256, r.prompt_id)) for r in requests
         ]
-        call = Call[Branches, Opening, Spoken](lengths, openings, partial(self._branches, requests))
+        begin = partial(self._branches, requests, meter)
+        call = Call[Branches, Opening, Spoken](lengths, openings, begin, meter)
         groups = longest_first(_groups(requests), lengths)
         for number, spoken in self._engine(settings).captions(call, groups):
             yield number, self._caption(requests[number], spoken, settings)
@@ -139,9 +147,15 @@ class Replica:
         with self._making:
             if settings not in self._engines:
                 tokens = self.batch_tokens(settings) + settings.batch_size * settings.max_new_tokens
-                rooms = partial(Rooms, tokens, settings.batch_size, Slots)
-                self._engines = {settings: Engine(self._decoder, self._choice(settings), rooms)}
+                rooms = partial(Rooms, tokens, settings.batch_size, partial(Slots, dtype=self._model.dtype))
+                prefill = self._of_many(fit.PREFILL_TOKENS)
+                self._engines = {settings: Engine(self._decoder, self._choice(settings), rooms, prefill)}
             return self._engines[settings]
+
+    def _of_many(self, count: int) -> int:
+        """`count`, or so many that in the dtype of many they take no more memory than `count` in the model's."""
+        own: torch.dtype = self._model.dtype
+        return count * own.itemsize // self._many.itemsize
 
     def _choice(self, settings: GenerationConfig) -> Choice:
         return Choice(settings, self._ending(settings), self._model.device)
@@ -155,13 +169,15 @@ class Replica:
         return replace(settings, repetition_penalty=own)
 
     @torch.inference_mode()
-    def _branches(self, requests: Sequence[Request], groups: Sequence[Group]) -> list[Branches]:
+    def _branches(self, requests: Sequence[Request], meter: Meter, groups: Sequence[Group]) -> list[Branches]:
         """Groups of the requests as embeddings, with what those of one sample have in common taken out."""
         samples = [requests[group[0]].sample for group in groups]
         visual = self._vision.tokens(samples)
-        return [
+        begun = [
             self._branch([requests[i] for i in group], own) for group, own in zip(groups, visual, strict=True)
         ]
+        meter.prefill_tokens += sum(len(own) for one in begun for own in (one.prefix, *one.suffixes))
+        return begun
 
     def _branch(self, group: Sequence[Request], visual: torch.Tensor) -> Branches:
         start = common([request.input_ids for request in group]) if len(group) > 1 else 0

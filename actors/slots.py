@@ -25,13 +25,15 @@ NAME = "captionmill_packed"
 
 @dataclass(eq=False, slots=True)
 class Slots:
-    """Keys and values of `count` sequences, (count, heads, `room`, width) in each layer, made when first used.
+    """Keys and values of `count` sequences in `dtype`, (count, heads, `room`, width) in each layer, made when first
+    used.
 
     `held` is the number of tokens in each slot.
     """
 
     count: int
     room: int
+    dtype: torch.dtype
     held: list[int] = field(init=False)
     keys: dict[int, Tensor] = field(default_factory=dict)
     values: dict[int, Tensor] = field(default_factory=dict)
@@ -43,7 +45,8 @@ class Slots:
         """Keys and values of one layer; `like` is (1, heads, tokens, width)."""
         if number not in self.keys:
             shape = (self.count, like.shape[1], self.room, like.shape[3])
-            self.keys[number], self.values[number] = like.new_zeros(shape), like.new_zeros(shape)
+            self.keys[number] = like.new_zeros(shape, dtype=self.dtype)
+            self.values[number] = torch.zeros_like(self.keys[number])
         return self.keys[number], self.values[number]
 
 
@@ -130,14 +133,14 @@ class Pass:
         query, shared = asked.query, asked.key.shape[1]
         keys, values = block.layer(layer, asked.key)
         at = self._places(block, query.device, asked.window)
-        keys[at.slots, :, at.before] = asked.key[0].transpose(0, 1)
-        values[at.slots, :, at.before] = asked.value[0].transpose(0, 1)
+        keys[at.slots, :, at.before] = asked.key[0].transpose(0, 1).to(keys.dtype)
+        values[at.slots, :, at.before] = asked.value[0].transpose(0, 1).to(keys.dtype)
         top, longest = at.mask.shape[0], at.mask.shape[-1]
         heads, tokens, width = query.shape[1:]
         rows = query.new_zeros(top, shared, heads // shared, width)
         rows[at.slots] = query[0].transpose(0, 1).reshape(tokens, shared, heads // shared, width)
-        held = keys[:top, :, :longest], values[:top, :, :longest]
-        found = sdpa(rows, *held, attn_mask=at.mask, scale=asked.scale)
+        keys, values = (own[:top, :, :longest].to(query.dtype) for own in (keys, values))
+        found = sdpa(rows, keys, values, attn_mask=at.mask, scale=asked.scale)
         return found[at.slots].reshape(1, tokens, heads, width)
 
     def _places(self, block: Slots, device: torch.device, window: int | None) -> _Places:
@@ -161,8 +164,8 @@ def _segment(layer: int, slot: Place, before: int, asked: Asked) -> Tensor:
         )
     at = torch.arange(end, device=query.device)
     mask = _seen(at, at[before:, None], asked.window)
-    held = _repeated(keys[None, :, :end], times), _repeated(values[None, :, :end], times)
-    return sdpa(query, *held, attn_mask=mask, scale=scale)
+    keys, values = (_repeated(own[None, :, :end].to(query.dtype), times) for own in (keys, values))
+    return sdpa(query, keys, values, attn_mask=mask, scale=scale)
 
 
 def _places(slots: Sequence[int], before: Sequence[int], device: torch.device, window: int | None) -> _Places:

@@ -33,18 +33,19 @@ def normalized(crops: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 class Vision:
-    """The vision tower, the projector, and the packing of their features into visual tokens."""
+    """The vision tower, of so many `crops` at once, the projector, and the packing of features into visual tokens."""
 
-    def __init__(self, model: Model, geometry: Geometry) -> None:
+    def __init__(self, model: Model, geometry: Geometry, crops: int = CROPS_PER_PASS) -> None:
         self._model = model.model
         self._geometry = geometry
+        self._crops = crops
 
     def tokens(self, samples: Sequence[Sample]) -> list[Tensor]:
         """The visual tokens of each sample: (its number of visual tokens, width of the language model)."""
         distinct = [distinct_crops(sample.crops) for sample in samples]
         crops = [crop for own in distinct for crop in own]
-        starts = range(0, len(crops), CROPS_PER_PASS)
-        features = torch.cat([self._tower(crops[i : i + CROPS_PER_PASS]) for i in starts])
+        starts = range(0, len(crops), self._crops)
+        features = torch.cat([self._tower(crops[i : i + self._crops]) for i in starts])
         each = features.split([len(own) for own in distinct])
         return [self._sample(own, sample) for own, sample in zip(each, samples, strict=True)]
 

@@ -20,7 +20,7 @@ def _attention(model: ModelConfig, cluster: ClusterConfig) -> Iterator[str]:
     if model.attention != "flash_attention_2":
         return
     asked = "[model] attention: flash_attention_2 needs"
-    if not _installed("flash_attn"):
+    if not installed("flash_attn"):
         yield f'{asked} the package flash-attn (pip install flash-attn); "sdpa" needs nothing'
     if not cluster.gpus_per_replica:
         yield f'{asked} a GPU, and [cluster] gpus_per_replica is 0; "sdpa" runs everywhere'
@@ -31,11 +31,11 @@ def _attention(model: ModelConfig, cluster: ClusterConfig) -> Iterator[str]:
 def _packages(model: ModelConfig, cluster: ClusterConfig) -> Iterator[str]:
     if model.quantization != "none":
         asked = f"[model] quantization: {model.quantization} needs"
-        missing = [name for name in ("bitsandbytes", "accelerate") if not _installed(name)]
+        missing = [name for name in ("bitsandbytes", "accelerate") if not installed(name)]
         yield from (f"{asked} the package {name}: {EXTRA}" for name in missing)
-    if cluster.gpus_per_replica > 1 and not _installed("accelerate"):
+    if cluster.gpus_per_replica > 1 and not installed("accelerate"):
         yield f"[cluster] gpus_per_replica above 1 needs the package accelerate: {EXTRA}"
 
 
-def _installed(name: str) -> bool:
+def installed(name: str) -> bool:
     return importlib.util.find_spec(name) is not None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from actors import checkpoint
 from jobs.needs import lacking
-from pipeline import fit, prompt, shards, storage
+from pipeline import fit, plan, prompt, publish, shards, storage
 from pipeline.anyres import Geometry
 from pipeline.config import (
     GIB,
@@ -29,7 +29,6 @@ from pipeline.config import (
 from pipeline.errors import ConfigError, StorageError
 from pipeline.footprint import Footprint
 from pipeline.patterns import fixed_folder
-from pipeline.plan import run_id
 from pipeline.recipe import Checkpoint, Recipe
 from pipeline.types import Shard
 
@@ -47,26 +46,53 @@ DEMO = Path(__file__).parent / "demo" / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """A job that may start; its local addresses are absolute, and a model of the hub is at a commit."""
+class Looked:
+    """A job without mistakes; its local addresses are absolute, and a model of the hub is at a commit.
+
+    `published` is the snapshot of its output, if there is one.
+    """
 
     job: Job
     shards: tuple[Shard, ...]
     geometry: Geometry
     footprint: Footprint
+    published: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Looked):
+    """A job that may start: its weights are here.
+
+    `again` are codes of failures that are tried again, none for all of them; None for no failures.
+    """
+
     recipe: Recipe
+    again: tuple[str, ...] | None = None
+
+    @property
+    def job_id(self) -> str:
+        """Names this job over this input, whatever is published already."""
+        return plan.job_id(self.recipe.recipe_id, self.shards, self.job.input, self.job.unit)
 
     @property
     def run_id(self) -> str:
-        """Names the run of this job over this input; the same job over the same input is the same run."""
-        return run_id(self.recipe.recipe_id, self.shards, self.job.input, self.job.unit)
+        """Names the run of this job over this input after what is published; the same is the same run."""
+        base = str(self.published["run_id"]) if self.published else None
+        return plan.run_id(self.job_id, base, self.again)
 
 
 def check(loaded: Loaded) -> Ready:
     """Check what a parsed job file points at. Raises ConfigError with every problem, the file's own included.
 
-    Input, output and model are looked at side by side, so that one that does not answer costs its own time only.
     Weights on the hub are fetched when nothing else is wrong.
+    """
+    return ready(look(loaded, _write))
+
+
+def look(loaded: Loaded, output: Callable[[OutputConfig], None]) -> Looked:
+    """The same, but for weights on the hub, and with another look at the output.
+
+    Input, output and model are looked at side by side, so that one that does not answer costs its own time only.
     """
     problems = [*loaded.problems, *prompt.problems(loaded.prompts, PLACEHOLDERS)]
     sections = loaded.sections
@@ -74,20 +100,26 @@ def check(loaded: Loaded) -> Ready:
     replica = (sections.get("cluster", ClusterConfig()), sections.get("generation", GenerationConfig()))
     with ThreadPoolExecutor(3) as pool:
         listed = pool.submit(_look, _list, sections.get("input"))
-        written = pool.submit(_look, _write, sections.get("output"))
+        written = pool.submit(_look, output, sections.get("output"))
         pinned = pool.submit(_look, _model, sections.get("model"), image, *replica)
     problems += [*listed.result()[1], *written.result()[1], *pinned.result()[1]]
     model = pinned.result()[0]
     if problems or model is None:
         raise ConfigError(problems)
-    asked = loaded.job()
-    folder = checkpoint.fetch(model)
-    described = checkpoint.describe(folder, replace(asked.model, revision=model.revision))
-    output = replace(asked.output, uri=storage.absolute(asked.output.uri))
-    job = replace(asked, model=model, output=output)
+    asked, folder = loaded.job(), checkpoint.settings(model)
+    job = replace(asked, model=model, output=replace(asked.output, uri=storage.absolute(asked.output.uri)))
     tiles = checkpoint.geometry(folder).capped(job.image.max_crops)
+    published = publish.snapshot(job.output.uri)
     footprint = checkpoint.footprint(folder)
-    return Ready(job, tuple(listed.result()[0] or ()), tiles, footprint, _recipe(job, described))
+    return Looked(job, tuple(listed.result()[0] or ()), tiles, footprint, published)
+
+
+def ready(looked: Looked) -> Ready:
+    """The job with its recipe: weights on the hub are fetched, and all have their digest."""
+    job = looked.job
+    described = checkpoint.describe(checkpoint.fetch(job.model), job.model)
+    about = looked.job, looked.shards, looked.geometry, looked.footprint, looked.published
+    return Ready(*about, _recipe(job, described))
 
 
 def _recipe(job: Job, described: Checkpoint) -> Recipe:

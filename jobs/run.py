@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,20 +14,17 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from actors.captioner import Captioner, Generator
-from actors.indexer import Indexer
 from actors.ledger import SharedLedger
 from actors.preprocessor import Preprocessor
-from actors.sandbox import prober
-from jobs import interrupt
+from jobs import indexing, interrupt
 from jobs.preflight import Ready
-from jobs.progress import Progress
-from pipeline import fit, flow, messages, publish, storage
-from pipeline import plan as planning
+from jobs.progress import Progress, Stage
+from pipeline import before, fit, flow, messages, papers, planner, publish, storage
 from pipeline.commit import Committer, Parts, committed, manifest_uri, receipt
 from pipeline.config import Job
 from pipeline.errors import ConfigError, RunError
-from pipeline.index import index_uri
 from pipeline.plan import Plan
+from pipeline.pricing import Pricer, priced
 from pipeline.provenance import Context
 from pipeline.types import Shard
 from pipeline.units import longest_first
@@ -51,15 +47,7 @@ def actors(ready: Ready) -> Actors:
         _load, model, ready.geometry, job.generation.max_new_tokens, job.cluster.gpus_per_replica
     )
     return Actors(
-        flow.Actor(
-            Indexer,
-            {
-                "output": job.output.uri,
-                "config": job.input,
-                "probe_factory": partial(prober, job.image, job.video),
-                "probe_id": _probe_id(job),
-            },
-        ),
+        indexing.indexer(job),
         flow.Actor(
             Preprocessor,
             {"image": job.image, "video": job.video, "geometry": ready.geometry, "parts": parts},
@@ -89,14 +77,10 @@ def _pools(job: Job) -> flow.Pools:
     return flow.pools(cores, wanted.replicas, wanted.gpus_per_replica, wanted.preprocessors)
 
 
-def _probe_id(job: Job) -> str:
-    """What of the job decides which media the index calls readable."""
-    return f"{job.image.max_pixels}-{job.video.max_pixels}"
-
-
-def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
+def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) -> dict[str, Any]:
     """Bring the output to the snapshot that the job describes, and return the snapshot. Ray is connected.
 
+    How far it is goes to the console, with `each` a line for every unit too.
     Raises ConfigError, RunError, StorageError or IntegrityError; whatever is committed by then is kept.
     """
     output, run_id, decided = ready.job.output.uri, ready.run_id, ready.recipe
@@ -105,14 +89,22 @@ def run(ready: Ready, made_of: Actors, console: Console) -> dict[str, Any]:
     storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
     plan = _earlier(ready)
     have = committed(output, run_id, plan.unit_ids).intersection(plan.unit_ids) if plan else set[str]()
-    _index(ready, _left(plan, have) if plan else ready.shards, made_of.indexer, console)
-    plan = plan or _plan(ready)
+    unindexed = indexing.missing(ready.job, _left(plan, have) if plan else ready.shards)
+    indexing.make(unindexed, made_of.indexer, console)
+    if plan is None:
+        composed = compose(ready, indexing.addresses(ready.job, ready.shards))
+        if ready.published and not composed.changes:
+            console.print("Nothing to do: all that is in the input has its rows.")
+            return dict(ready.published)
+        plan = write_plan(ready, composed)
+    console.print(_said(plan))
     metadata = {
         "captionmill.run_id": run_id,
         "captionmill.recipe_id": decided.recipe_id,
         **{f"captionmill.software.{name}": v for name, v in decided.software.items()},
     }
-    _caption(ready, plan, have, made_of, metadata, console)
+    with Progress(plan, have, console, each=each) as progress:
+        _caption(ready, plan, have, made_of, metadata, progress)
     interrupt.check()
     return _publish(output, plan, len(ready.job.prompts), metadata, console)
 
@@ -129,37 +121,22 @@ def _check_cluster(job: Job) -> None:
         )
 
 
-def _indexes(ready: Ready, shards: Sequence[Shard]) -> list[str]:
-    """The index address of each shard."""
-    job = ready.job
-    return [index_uri(job.output.uri, shard, job.input, _probe_id(job)) for shard in shards]
-
-
-def _index(ready: Ready, shards: Sequence[Shard], indexer: flow.Actor, console: Console) -> None:
-    """Make the indexes of these shards that are missing."""
-    if not shards:
-        return
-    there = {e.uri for e in storage.listing(storage.join(ready.job.output.uri, "index"))}
-    missing = [s for s, uri in zip(shards, _indexes(ready, shards), strict=True) if uri not in there]
-    if missing:
-        console.print(f"Indexing {len(missing):,} of {len(ready.shards):,} shards")
-        done = flow.index([messages.shard_to_table(s) for s in missing], indexer)
-        for number, _ in enumerate(done.iter_rows(), 1):
-            interrupt.check()
-            if number % max(1, len(missing) // 10) == 0:
-                console.print(f"  {number:,} shards indexed")
-
-
 def _earlier(ready: Ready) -> Plan | None:
     """The plan that an earlier start made, if there was one: the run's id is a digest of all that decides it.
 
     That takes as long as there are units, and no index is looked at.
     """
     run_id = ready.run_id  # 10 us a shard
-    uri = planning.plan_uri(ready.job.output.uri, run_id)
+    uri = papers.plan_uri(ready.job.output.uri, run_id)
     if not storage.exists(uri):
         return None
-    return Plan.from_json(storage.read(uri), run_id, ready.shards, _indexes(ready, ready.shards))
+    return Plan.from_json(
+        storage.read(uri),
+        ready.job.output.uri,
+        run_id,
+        ready.shards,
+        indexing.addresses(ready.job, ready.shards),
+    )
 
 
 def _left(plan: Plan, have: Collection[str]) -> list[Shard]:
@@ -167,16 +144,31 @@ def _left(plan: Plan, have: Collection[str]) -> list[Shard]:
     return list({u.shard.path: u.shard for u in plan.units if u.unit_id not in have}.values())
 
 
-def _plan(ready: Ready) -> Plan:
-    """The plan, from the indexes, which are there; it is written down."""
-    job, run_id, indexes = ready.job, ready.run_id, _indexes(ready, ready.shards)
-    price = planning.Pricer(ready.geometry, job.video)
-    units, assets, failed = planning.units_of(ready.shards, indexes, job.unit, price)
-    recipe_id, dataset = ready.recipe.recipe_id, job.input.dataset
+def compose(ready: Ready, indexes: Sequence[str]) -> planner.Composed:
+    """What the job asks of its shards, whose indexes are there, after what is published."""
+    job, published = ready.job, ready.published
+    after = (before.load(job.output.uri, published), ready.recipe, ready.again) if published else None
+    found = priced(ready.shards, indexes, Pricer(ready.geometry, job.video))
+    return planner.compose(found, job.prompts, job.unit, duplicates=job.input.duplicates, after=after)
+
+
+def write_plan(ready: Ready, composed: planner.Composed) -> Plan:
+    """Make the plan of this run, and write it down."""
+    job = ready.job
+    names = planner.Names(job.output.uri, ready.run_id, ready.job_id, job.input.dataset)
     needs = fit.needs(ready.footprint, job.model, job.generation.max_new_tokens)
-    plan = Plan(run_id, recipe_id, dataset, ready.shards, tuple(indexes), tuple(units), assets, failed, needs)
-    storage.put(planning.plan_uri(job.output.uri, run_id), plan.to_json().encode())
+    plan = planner.plan(names, composed, ready.recipe, needs)
+    planner.write(names, composed, plan)
     return plan
+
+
+def _said(plan: Plan) -> str:
+    """What the run has to do."""
+    counts = planner.counts(plan)
+    parts = [f"{counts['planned']:,} of {plan.assets:,} assets to caption"]
+    parts += [f"{counts['stand']:,} stand as they are"] if counts["stand"] else []
+    parts += [f"{counts['copies']:,} are copies of others"] if counts["copies"] else []
+    return "; ".join(parts)
 
 
 def _caption(
@@ -185,26 +177,23 @@ def _caption(
     have: set[str],
     made_of: Actors,
     metadata: Mapping[str, str],
-    console: Console,
+    progress: Progress,
 ) -> None:
     """Caption the units that are not among those that `have` a part."""
     job = ready.job
     todo = longest_first([u for u in plan.units if u.unit_id not in have], SystemRandom())
-    if have:
-        console.print(f"Going on: {len(have):,} of {len(plan.units):,} units are there already")
     if not todo:
         return
     context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
     rows = [messages.unit_to_table(u, plan.index_of(u)) for u in todo]
     committer = flow.Actor(Committer, {"output": job.output.uri, "context": context, "metadata": metadata})
-    with Progress(plan, have, console) as progress:
-        for row in flow.caption(
-            rows, made_of.preprocessor, made_of.captioner, committer, _pools(job)
-        ).iter_rows():
-            progress.add(receipt(row))
-            interrupt.check()
-            if storage.exists(manifest_uri(job.output.uri, plan.run_id)):
-                break  # another driver has published this run: what is left to do here is done
+    for row in flow.caption(
+        rows, made_of.preprocessor, made_of.captioner, committer, _pools(job)
+    ).iter_rows():
+        progress.add_unit(receipt(row))
+        interrupt.check()
+        if storage.exists(manifest_uri(job.output.uri, plan.run_id)):
+            break  # another driver has published this run: what is left to do here is done
 
 
 def _publish(
@@ -214,7 +203,7 @@ def _publish(
     manifest = manifest_uri(output, plan.run_id)
     try:
         if not storage.exists(manifest):
-            return publish.publish(output, plan, _compact(output, plan, prompts, metadata), metadata)
+            return publish.publish(output, plan, _compact(output, plan, prompts, metadata, console), metadata)
     except (storage.MissingError, RayError, RunError):  # the parts are gone: this driver was overtaken
         if not storage.exists(manifest):
             raise
@@ -222,14 +211,22 @@ def _publish(
     return publish.swap(output, plan.run_id)
 
 
-def _compact(output: str, plan: Plan, prompts: int, metadata: Mapping[str, str]) -> list[dict[str, Any]]:
+def _compact(
+    output: str, plan: Plan, prompts: int, metadata: Mapping[str, str], console: Console
+) -> list[publish.Done]:
     """Write the published files, and describe them."""
     if missing := publish.missing(output, plan):
         raise RunError(
             f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
         )
-    compact = publish.Compactor(output, plan.run_id, plan.unit_ids, metadata)
+    compact = publish.Compactor(output, plan.run_id, plan.unit_ids, metadata, plan.carried)
     parts = [
         pa.table({"number": [p.number], "of": [p.of]}) for p in publish.partitions(plan.assets * prompts)
     ]
-    return [json.loads(row["done"]) for row in flow.publish(parts, compact).iter_rows()]
+    done: list[publish.Done] = []
+    with Stage("publish", len(parts), "pairs of files", console) as stage:
+        for row in flow.publish(parts, compact).iter_rows():
+            done.append(publish.done(row))
+            stage.add(1)
+            interrupt.check()
+    return done

@@ -22,21 +22,22 @@ ADVICE = "\nFailed to apply UDF transform"
 
 
 @contextmanager
-def session(console: Console) -> Iterator[None]:
+def session(console: Console, *, quiet: bool = False) -> Iterator[None]:
     """Ray: the cluster that RAY_ADDRESS names, else one on this machine. What fails there is an error of ours."""
-    with _connected(console), _own_errors():
+    with _connected(console, quiet), _own_errors():
         yield
 
 
 @contextmanager
-def _connected(console: Console) -> Iterator[None]:
+def _connected(console: Console, quiet: bool) -> Iterator[None]:
     """A Ray connection that does not talk: what a person needs to know is on our console."""
     if ray.is_initialized():  # tests and notebooks bring their own
         yield
         return
     where = os.environ.get("RAY_ADDRESS")
     said = f"Connecting to Ray at {caption_text(where)}" if where else "Starting Ray on this machine"
-    console.print(said, markup=False)
+    if not quiet:
+        console.print(said, markup=False)
     # Ray's native code repeats on our terminal what its log files have. Told to be quiet, it says just that, once.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Ray Data would start an actor and a thread, which ask for Prometheus every 10 s, to report how it is used.

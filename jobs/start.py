@@ -2,49 +2,81 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 from rich.console import Console
 
-from jobs.preflight import Ready, check
+from jobs.preflight import Looked, Ready, check
 from pipeline import publish, storage
-from pipeline.commit import manifest_uri
 from pipeline.config import Job, Loaded
 from pipeline.errors import ConfigError, RunError
+from pipeline.provenance import RETRIABLE
+from pipeline.publish import File
+from pipeline.quality import caption_text
+from pipeline.types import Code
 
 
-def start(loaded: Loaded, console: Console) -> dict[str, Any]:
+class Loudness(Enum):
+    """What a run says beside problems and its last summary: nothing, how far it is, or a line for each unit too."""
+
+    QUIET = 0
+    USUAL = 1
+    VERBOSE = 2
+
+
+def start(
+    loaded: Loaded,
+    console: Console,
+    loudness: Loudness = Loudness.USUAL,
+    again: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Check the job, bring its output to the snapshot that it describes, print the summary, return the snapshot.
 
+    `again` are codes of failures that are tried once more, none for all of them; None leaves failures as they are.
     Raises ConfigError before anything is started, and RunError where the failure budget is spent.
     """
     begun = time.monotonic()
-    ready = check(loaded)
+    found: Iterator[str] = iter(())
+    ready = replace(check(loaded), again=None if again is None else tuple(sorted(again)))
     output = ready.job.output.uri
-    _check_dataset(ready.job)
-    if storage.exists(manifest_uri(output, ready.run_id)):
+    check_dataset(ready)
+    if again is None and ready.published and ready.published["job_id"] == ready.job_id:
         console.print("Nothing to do: this job is published; neither its input nor its recipe has changed.")
-        snapshot = publish.swap(output, ready.run_id)
+        snapshot = publish.swap(output, ready.published["run_id"])
     else:
-        snapshot = _run(ready, console)
-    for line in summary(snapshot, output, time.monotonic() - begun):
+        snapshot = _run(ready, console, loudness)
+        found = alike(snapshot, output)
+    for line in (*summary(snapshot, output, time.monotonic() - begun), *found):
         console.print(line, markup=False)
     _check_budget(snapshot, ready.job)
     return snapshot
 
 
-def _run(ready: Ready, console: Console) -> dict[str, Any]:
+def _run(ready: Ready, console: Console, loudness: Loudness) -> dict[str, Any]:
     from jobs.run import actors, run
     from jobs.session import session
 
-    with session(console):
-        return run(ready, actors(ready), console)
+    quiet = loudness is Loudness.QUIET
+    with session(console, quiet=quiet):
+        shown = Console(stderr=True, quiet=True) if quiet else console
+        return run(ready, actors(ready), shown, each=loudness is Loudness.VERBOSE)
 
 
-def _check_dataset(job: Job) -> None:
-    published = publish.snapshot(job.output.uri)
+def check_dataset(ready: Looked) -> None:
+    """ConfigError where the output holds another dataset's captions."""
+    job, published = ready.job, ready.published
+    if published and "job_id" not in published:
+        raise ConfigError(
+            [
+                f"[output] uri: what {job.output.uri} holds is of an unfinished version of captionmill; "
+                "give another output"
+            ]
+        )
     if published and published["dataset"] != job.input.dataset:
         raise ConfigError(
             [
@@ -63,16 +95,40 @@ def _check_budget(snapshot: Mapping[str, Any], job: Job) -> None:
         )
 
 
+def alike(snapshot: Mapping[str, Any], output: str) -> Iterator[str]:
+    """A line for each caption that stands on so many assets that something must be wrong."""
+    from pipeline.identical import glance  # reads Parquet, which only a run that ended has
+
+    shared = glance(output, [File(**file) for file in snapshot["captions"]["files"]])
+    for found in shared.suspicious():
+        share, said = found.rows / shared.rows_of[found.prompt_id], caption_text(found.caption)[:80]
+        yield f"caution   {share:.1%} of the captions under {caption_text(found.prompt_id)} say: {said or '(nothing)'}"
+
+
 def summary(snapshot: Mapping[str, Any], output: str, seconds: float) -> Iterator[str]:
     """The last lines of a run, ten at most."""
     captions, failures, removed = snapshot["captions"], snapshot["failures"], snapshot["removed"]
     yield f"{captions['rows']:,} captions of {snapshot['assets']:,} assets, {snapshot['output_tokens']:,} tokens"
     codes = ", ".join(f"{code} {n:,}" for code, n in snapshot["failures_by_code"].items())
     yield f"{failures['rows']:,} failures" + (f": {codes}" if codes else "")
+    if snapshot["previous_run_id"]:
+        rows = captions["rows"] + failures["rows"]
+        yield f"{snapshot['new_rows']:,} rows are new or changed, {rows - snapshot['new_rows']:,} stand as they were"
+    if snapshot["copies"]:
+        yield f"{snapshot['copies']:,} assets have the caption of another with the same bytes"
     if removed["rows"]:
-        yield f"{removed['rows']:,} assets left the input: {storage.join(output, removed['path'])}"
+        yield f"{removed['rows']:,} rows are gone: {storage.join(output, removed['path'])}"
     yield f"run {snapshot['run_id']}, recipe {', '.join(snapshot['recipe_ids'])}, {seconds:.1f} s"
     yield f"captions  {storage.join(output, 'captions', snapshot['run_id'])}"
     if failures["rows"]:
         yield f"failures  {storage.join(output, 'failures', snapshot['run_id'])}"
     yield f"snapshot  {storage.join(output, 'snapshot.json')}"
+    yield from _next(snapshot, shlex.quote(output))
+
+
+def _next(snapshot: Mapping[str, Any], output: str) -> Iterator[str]:
+    """Commands that may come next."""
+    yield f"check it  captionmill verify {output}"
+    yield f"look      captionmill report {output} --job JOB.toml"
+    if any(Code(code) in RETRIABLE for code in snapshot["failures_by_code"]):
+        yield "again     captionmill run JOB.toml --retry-failed"

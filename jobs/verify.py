@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -16,8 +16,8 @@ from rich.console import Console
 from jobs import interrupt
 from jobs.preflight import Ready, check
 from jobs.progress import EVERY_S
+from pipeline import config, lookup, remake, storage, verify, verify_one
 from pipeline import record as records
-from pipeline import remake, storage, verify
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError, IntegrityError
 from pipeline.findings import REMEDIES, Finding, Kind, Step
@@ -50,6 +50,11 @@ class Again:
     seed: int
     captions: bool
     replica: Callable[[Ready], Generator] = loaded_replica
+
+
+def elsewhere(job: str, given: Sequence[str] = ()) -> Loaded:
+    """A job file whose output is nowhere: what is made again must not be written where the table lies."""
+    return config.read(job, [*given, f"output.uri={config.toml(NOWHERE)}"])
 
 
 @dataclass(slots=True)
@@ -91,9 +96,29 @@ def inspect(output: str, again: Again | None, console: Console) -> Report:
     return report
 
 
+def inspect_one(output: str, asset_id: str, again: Again | None, console: Console) -> Report:
+    """Check the rows of one asset; with a job, its bytes and captions once more. Errors as `inspect`."""
+    report = Report()
+    ready = check(again.job) if again else None
+    table = lookup.published(storage.absolute(output))
+    captions, failures = lookup.rows_of_one(table, lookup.asset_id_of(table, asset_id))
+    try:
+        record = _record(table.output, report, console)
+        report.assets, report.rows = 1, len(captions) + len(failures)
+        if ready is not None:
+            _same(ready, record)
+        _take(Step("rows", verify_one.findings(record, captions, failures)), report)
+        found = verify_one.place(record, [*captions, *failures])
+        if again and ready and found:
+            _places_again(record, [found[0]], ready, again, report, console)
+    except records.Unusable as error:
+        report.add(error.finding)
+    return report
+
+
 def _record(output: str, report: Report, console: Console) -> Record:
     record, findings = records.load(output)
-    report.run_id, report.assets = record.run_id, int(record.units[:, 2].sum())
+    report.run_id, report.assets = record.run_id, record.assets
     report.rows = sum(f.rows for files in record.files.values() for f in files)
     console.print(f"Checking run {report.run_id}: {report.assets:,} assets, {report.rows:,} rows")
     _take(Step("documents", iter(findings)), report)
@@ -104,7 +129,12 @@ def _again(record: Record, ready: Ready, again: Again, report: Report, console: 
     if report.counts[Kind.RECORD]:
         console.print("Nothing is read again: what the output says of itself must be right first")
         return
-    places = remake.sample(record, again.count, again.seed)
+    _places_again(record, remake.sample(record, again.count, again.seed), ready, again, report, console)
+
+
+def _places_again(
+    record: Record, places: Sequence[int], ready: Ready, again: Again, report: Report, console: Console
+) -> None:
     report.again = len(places)
     with ExitStack() as stack:
         _all(remake.steps(record, places, _source(record.run_id, ready, again, stack)), report, console)

@@ -40,6 +40,11 @@ class Rooms(Generic[B]):
         self._sizes = dict[B, int]()  # slots of each block
         self._taken = 0
 
+    @property
+    def idle(self) -> int:
+        """How many more slots may be taken at once, as far as captions are counted."""
+        return self._captions - self._taken
+
     def take(self, length: int, wanted: int = 1) -> Slot[B] | None:
         """A slot for a sequence of at most `length` tokens; None while there is none.
 

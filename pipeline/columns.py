@@ -86,12 +86,13 @@ _FAILURE: tuple[tuple[str, pa.DataType, str], ...] = (
 )
 
 
-def _schema(*parts: tuple[tuple[str, pa.DataType, str], ...]) -> pa.Schema:
+def schema(*parts: tuple[tuple[str, pa.DataType, str], ...]) -> pa.Schema:
+    """A schema of columns: name, type and description, which is in the field's metadata."""
     return pa.schema([pa.field(n, t, metadata={"description": d}) for part in parts for n, t, d in part])
 
 
-CAPTIONS = _schema(_IDENTITY, _CAPTION, _RUN)
-FAILURES = _schema(_IDENTITY, _FAILURE, _RUN)
+CAPTIONS = schema(_IDENTITY, _CAPTION, _RUN)
+FAILURES = schema(_IDENTITY, _FAILURE, _RUN)
 ROW = pa.field("row", pa.string(), metadata={"description": "caption or failure"})
 PART = pa.schema([ROW, *CAPTIONS, *(f for f in FAILURES if f.name not in CAPTIONS.names)])
 
@@ -102,6 +103,26 @@ def split_part(part: pa.Table) -> tuple[pa.Table, pa.Table]:
     return part.filter(is_caption).select(CAPTIONS.names), part.filter(pc.invert(is_caption)).select(
         FAILURES.names
     )
+
+
+def to_part(captions: pa.Table, failures: pa.Table) -> pa.Table:
+    """Inverse of `split_part`."""
+    tables = [
+        table.append_column(ROW, pa.array([row] * len(table), pa.string()))
+        for row, table in (("caption", captions), ("failure", failures))
+    ]
+    return pa.concat_tables(tables, promote_options="default").select(PART.names).cast(PART)
+
+
+def between(ids: pa.ChunkedArray, low: str, high: str) -> pa.ChunkedArray:
+    """Which ids lie in [low, high)."""
+    return pc.and_(pc.greater_equal(ids, low), pc.less(ids, high))
+
+
+def unequal(one: pa.ChunkedArray, other: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray:
+    """Where two columns differ; null equals null only."""
+    different = pc.xor(pc.is_null(one), pc.is_null(other))
+    return pc.or_(different, pc.fill_null(pc.not_equal(one, other), False))
 
 
 def parquet_options(sorted_by: pa.Schema | None = None) -> Mapping[str, Any]:

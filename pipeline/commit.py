@@ -17,10 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import messages, storage
+from pipeline import messages, storage, unit_records
 from pipeline.columns import PART, SCHEMA_VERSION, parquet_options, split_part
 from pipeline.config import PromptConfig
 from pipeline.errors import IntegrityError
+from pipeline.prompt import of_unit
 from pipeline.provenance import Context, part_table
 from pipeline.types import Answer, Asset, Caption, Captioned, Media, Unit
 
@@ -83,7 +84,12 @@ class Committer:
         """
         check(captioned, self._context.prompts)
         table = part_table(captioned, self._context, datetime.now(UTC))
-        data = part_bytes(table, {**self._metadata, "captionmill.unit_id": captioned.unit.unit_id})
+        given = _receipt(captioned.unit, table)
+        own = {
+            "captionmill.unit_id": given.unit_id,
+            unit_records.KEY: unit_records.to_json(captioned, table),
+        }
+        data = part_bytes(table, {**self._metadata, **own})
         # The first attempt's part stands: what is compacted never changes. Where the store cannot refuse the second,
         # looking first leaves but the moment between the two.
         part = self._parts.uri(captioned.unit.unit_id)
@@ -91,7 +97,7 @@ class Committer:
             storage.put_new(part, data)
         if self._parts.published():  # by another driver meanwhile, which has removed what it found
             storage.delete(part)
-        return _receipt(captioned.unit, table)
+        return given
 
     def seen(self, unit: Unit) -> Receipt:
         """The receipt of a unit that `Parts.done` called done, from the part that lies there; nothing is written.
@@ -120,9 +126,14 @@ def _receipt(unit: Unit, part: pa.Table) -> Receipt:
 
 
 def read_part(uri: str) -> pa.Table:
-    """A unit's rows, of schema `PART`. IntegrityError where the object is no whole part, MissingError where none is."""
+    """A unit's rows, of schema `PART` with the footer as metadata.
+
+    IntegrityError where the object is no whole part, MissingError where there is none.
+    """
+    data = storage.read(uri)
     try:
-        return pq.read_table(io.BytesIO(storage.read(uri)), schema=PART)
+        rows = pq.read_table(io.BytesIO(data), schema=PART)
+        return rows.replace_schema_metadata(pq.read_schema(io.BytesIO(data)).metadata)
     except pa.ArrowInvalid as error:
         raise IntegrityError(
             f"{storage.redact(uri)} is no whole unit part: {error}; delete it and start again"
@@ -137,7 +148,8 @@ def receipt(row: Mapping[str, object]) -> Receipt:
 def check(captioned: Captioned, prompts: Sequence[PromptConfig]) -> None:
     """Raise IntegrityError unless every asset has its answers, all of them from its own bytes.
 
-    These are one from each prompt that asks about its kind, or one failure under no prompt.
+    These are one from each prompt that asks about its kind, or one failure under no prompt; the latter not where the
+    unit is asked some of the job's prompts only, as the asset has rows under the others.
     """
     unit = f"unit {captioned.unit.unit_id}"
     if len(captioned.assets) != captioned.unit.count:
@@ -150,10 +162,12 @@ def check(captioned: Captioned, prompts: Sequence[PromptConfig]) -> None:
         asset = captioned.assets[answer.position]
         _check_answer(f"{unit}, asset {asset.asset_id}", answer, asset, digests.get(answer.position))
         asked[answer.position].append(answer.prompt_id)
-    expected = {media: sorted(p.id for p in prompts if p.asked(media)) for media in Media}
+    mine = of_unit(prompts, captioned.unit)
+    expected = {media: sorted(p.id for p in mine if p.asked(media)) for media in Media}
     for asset, answered in zip(captioned.assets, asked, strict=True):
         due = expected[asset.media] if asset.media else []
-        if answered != [None] and (not due or sorted(p or "" for p in answered) != due):
+        failed = answered == [None] and not captioned.unit.prompts
+        if not failed and (not due or sorted(p or "" for p in answered) != due):
             found = f"answers for prompts {answered}, expected {due} or one failure"
             raise IntegrityError(f"{unit}, asset {asset.asset_id}: {found}")
 

@@ -36,6 +36,11 @@ class InputConfig:
     image_column: str = key("image", help="Parquet: binary column, or struct of bytes and path")
     key_column: str = key("", help="Parquet: column with the key; default: the row number")
     max_member_bytes: int = key(256 * MIB, low=1, help="larger media are failures (too_large)")
+    duplicates: str = key(
+        "once",
+        choices=("once", "each"),
+        help="assets of the same bytes: all get the caption of one, or its own",
+    )
 
 
 @dataclass(frozen=True, slots=True)

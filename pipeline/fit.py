@@ -21,7 +21,8 @@ CROPS_PER_PASS = 32
 # and its activations (at 7B 0.14 MB a token) are bounded whatever the batch.
 PREFILL_TOKENS = 4096
 # Of a replica's memory: a CUDA context with its kernels takes 0.5 GiB, the allocator loses some to fragments, and
-# layers do not divide evenly among GPUs, and bitsandbytes unpacks 4-bit weights, one matrix at a time, to read them.
+# layers do not divide evenly among GPUs, bitsandbytes unpacks 4-bit weights, one matrix at a time, to read them, and a
+# CPU may compute a prompt of 16 bits in float32 (`actors.kernels`).
 # What vLLM leaves by default (gpu_memory_utilization 0.9).
 RESERVED = 0.1
 PROMPT_TEXT = 512  # tokens of text beside the picture, in the longest prompt that must fit

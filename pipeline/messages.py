@@ -23,7 +23,7 @@ from pipeline.schema import (
     table_to_views,
     views_to_table,
 )
-from pipeline.types import Captioned, Cost, Prepared, Sample, Shard, ShardFormat, Unit
+from pipeline.types import Captioned, Cost, Effort, Preparation, Prepared, Sample, Shard, ShardFormat, Unit
 
 
 def shard_to_table(shard: Shard) -> pa.Table:
@@ -59,7 +59,8 @@ def table_to_done(table: pa.Table) -> Unit | None:
 
 def _unit(text: str) -> Unit:
     raw = json.loads(text)
-    return Unit(raw["unit_id"], _shard(raw["shard"]), raw["first"], raw["count"], Cost(**raw["cost"]))
+    decoded = {"shard": _shard(raw["shard"]), "cost": Cost(**raw["cost"]), "prompts": tuple(raw["prompts"])}
+    return Unit(**{**raw, **decoded})
 
 
 def _shard(raw: dict[str, Any]) -> Shard:
@@ -84,9 +85,10 @@ def prepared_to_table(prepared: Prepared) -> pa.Table:
     return pa.table(
         {
             "unit": [json.dumps(asdict(prepared.unit))],
-            "assets": [_ipc(assets_to_table(prepared.assets))],
-            "views": [_ipc(views_to_table([s.view for s in prepared.samples]))],
-            "answers": [_ipc(answers_to_table(prepared.problems))],
+            "assets": [ipc(assets_to_table(prepared.assets))],
+            "views": [ipc(views_to_table([s.view for s in prepared.samples]))],
+            "answers": [ipc(answers_to_table(prepared.problems))],
+            "preparation": [json.dumps(asdict(prepared.preparation))],
             "tile": [tile],
             "pixels": _shared(pixels),
         }
@@ -104,9 +106,10 @@ def table_to_prepared(table: pa.Table) -> Prepared:
     )
     return Prepared(
         unit=_unit(table.column("unit")[0].as_py()),
-        assets=tuple(table_to_assets(_table(table.column("assets")[0]))),
-        samples=tuple(_samples(_table(table.column("views")[0]), pixels)),
-        problems=tuple(table_to_answers(_table(table.column("answers")[0]))),
+        assets=tuple(table_to_assets(from_ipc(table.column("assets")[0].as_buffer()))),
+        samples=tuple(_samples(from_ipc(table.column("views")[0].as_buffer()), pixels)),
+        problems=tuple(table_to_answers(from_ipc(table.column("answers")[0].as_buffer()))),
+        preparation=Preparation(**json.loads(table.column("preparation")[0].as_py())),
     )
 
 
@@ -115,9 +118,10 @@ def captioned_to_table(captioned: Captioned) -> pa.Table:
     return pa.table(
         {
             "unit": [json.dumps(asdict(captioned.unit))],
-            "assets": [_ipc(assets_to_table(captioned.assets))],
-            "views": [_ipc(views_to_table(captioned.views))],
-            "answers": [_ipc(answers_to_table(captioned.answers))],
+            "assets": [ipc(assets_to_table(captioned.assets))],
+            "views": [ipc(views_to_table(captioned.views))],
+            "answers": [ipc(answers_to_table(captioned.answers))],
+            "effort": [json.dumps(asdict(captioned.effort))],
         }
     )
 
@@ -126,9 +130,10 @@ def table_to_captioned(table: pa.Table) -> Captioned:
     """Inverse of `captioned_to_table`."""
     return Captioned(
         unit=_unit(table.column("unit")[0].as_py()),
-        assets=tuple(table_to_assets(_table(table.column("assets")[0]))),
-        views=tuple(table_to_views(_table(table.column("views")[0]))),
-        answers=tuple(table_to_answers(_table(table.column("answers")[0]))),
+        assets=tuple(table_to_assets(from_ipc(table.column("assets")[0].as_buffer()))),
+        views=tuple(table_to_views(from_ipc(table.column("views")[0].as_buffer()))),
+        answers=tuple(table_to_answers(from_ipc(table.column("answers")[0].as_buffer()))),
+        effort=Effort(**json.loads(table.column("effort")[0].as_py())),
     )
 
 
@@ -139,7 +144,8 @@ def _samples(views: pa.Table, pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> It
         start += view.n_crops
 
 
-def _ipc(table: pa.Table) -> bytes:
+def ipc(table: pa.Table) -> bytes:
+    """A table as an Arrow IPC stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -164,6 +170,7 @@ def _cell(column: pa.ChunkedArray) -> pa.Buffer:
     return data.slice(start, stop - start)
 
 
-def _table(cell: pa.BinaryScalar) -> pa.Table:
-    with pa.ipc.open_stream(cell.as_buffer()) as reader:
+def from_ipc(data: bytes | pa.Buffer) -> pa.Table:
+    """Inverse of `ipc`."""
+    with pa.ipc.open_stream(data) as reader:
         return reader.read_all()

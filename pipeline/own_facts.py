@@ -1,9 +1,9 @@
-"""What a published row must say whatever its asset is: of its run, and of itself."""
+"""What a published row must say whatever its asset is: of its recipe, and of itself."""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +12,7 @@ from pipeline.findings import Finding, Kind
 from pipeline.naming import asset_id
 from pipeline.provenance import NAMESPACE, RETRIABLE
 from pipeline.quality import caption_text, flags
+from pipeline.recipe import prompts_of
 from pipeline.record import Record
 from pipeline.types import Caption, Code, Finish, Media, Stage
 
@@ -31,19 +32,11 @@ ROUNDING = 1e-6  # a mean of float32 logarithms may end a hair above 0
 
 
 class OwnFacts:
-    """The rules of one run's rows."""
+    """The rules of the rows of a table, whose rows may be of several runs and recipes."""
 
-    def __init__(self, record: Record) -> None:
-        self._prompts = {p.id: p for p in record.prompts}
-        self._longest = int(record.recipe["generation"]["max_new_tokens"])
-        checkpoint = record.recipe["checkpoint"]
-        self._common = {
-            "dataset": record.dataset,
-            "run_id": record.run_id,
-            "recipe_id": record.recipe_id,
-            "model": checkpoint["name"],
-            "model_revision": checkpoint["revision"],
-        }
+    def __init__(self, record: Record, runs: Collection[str]) -> None:
+        self._rules = {name: _Rules(record, name) for name in record.recipes}
+        self._runs = {record.run_id, *runs}
 
     def findings(self, table: str, path: str, first: int, rows: pa.Table) -> Iterator[Finding]:
         """Every contradiction of these rows, `first` being the number of the first in the file."""
@@ -53,6 +46,30 @@ class OwnFacts:
                 yield Finding(Kind.ROW, where, said, row["asset_id"], row["prompt_id"])
 
     def _row(self, table: str, row: Mapping[str, Any]) -> Iterator[str]:
+        if row["run_id"] not in self._runs:
+            yield f"run_id is {row['run_id']!r}, which is no run of this output"
+        if (rules := self._rules.get(row["recipe_id"])) is None:
+            yield f"recipe_id is {row['recipe_id']!r}, which the snapshot does not list"
+        else:
+            yield from rules.row(table, row)
+
+
+class _Rules:
+    """The rules of the rows of one recipe."""
+
+    def __init__(self, record: Record, recipe_id: str) -> None:
+        recipe = record.recipes[recipe_id]
+        self._prompts = {p.id: p for p in prompts_of(recipe)}
+        self._longest = int(recipe["generation"]["max_new_tokens"])
+        checkpoint = recipe["checkpoint"]
+        self._common = {
+            "dataset": record.dataset,
+            "model": checkpoint["name"],
+            "model_revision": checkpoint["revision"],
+        }
+
+    def row(self, table: str, row: Mapping[str, Any]) -> Iterator[str]:
+        """Every contradiction of a row."""
         for name, value in self._common.items():
             if name in row and row[name] != value:
                 yield f"{name} is {row[name]!r}, the run's is {value!r}"

@@ -3,38 +3,56 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import storage, units
-from pipeline.anyres import Geometry
 from pipeline.columns import SCHEMA_VERSION
-from pipeline.config import InputConfig, UnitConfig, VideoConfig
+from pipeline.config import InputConfig, UnitConfig
 from pipeline.errors import IntegrityError
 from pipeline.fit import Needs
 from pipeline.index import index_name
-from pipeline.types import Clip, Cost, Media, Shard, Size, Unit
-from pipeline.video import n_samples
+from pipeline.standing import Standing
+from pipeline.types import Cost, Shard, Unit
 
-READERS = 16  # index files read at once: they are small, and a store answers in tens of milliseconds
-COLUMNS = ("media", "widths", "heights", "duration_s", "n_frames", "problem_code")
-AT_ONCE = 4096  # sizes that are priced together
 MISSHAPEN = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """Index rows of one shard that are asked the same: the object that has them, and the prompts (none: all)."""
+
+    shard: Shard
+    index: str
+    prompts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a run takes over: rows of the run `base`, by `standing`; and `copies`, counted, of rows of its own.
+
+    Which assets of the base do not stand, `dropped` of them, and which are copies, lies beside the plan
+    (`before.dropped_uri`, `before.copies_uri`). Without a base there are copies only.
+    """
+
+    base: str | None
+    standing: Standing | None
+    dropped: int
+    copies: int
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """`indexes` has the address of each shard's index, in the order of `shards`. `failed` counts assets that the
-    index already knows to be unreadable; they are in `assets` too. `replica` is what each replica takes of memory."""
+    """What a run has to do, and what its table will hold.
+
+    `indexes` has the address of each shard's index, in the order of `shards`. `assets` are all of these, `failed` those
+    that the index knows to be unreadable. `units` are cut from `work`, or, where that is None, from the whole indexes.
+    `replica` is what each replica takes of memory. `job_id` is the run's but for what was published before.
+    """
 
     run_id: str
     recipe_id: str
@@ -45,6 +63,19 @@ class Plan:
     assets: int
     failed: int
     replica: Needs
+    job_id: str
+    work: tuple[Work, ...] | None = None
+    carried: Carried | None = None
+
+    @property
+    def base(self) -> str | None:
+        """The run whose table this one follows."""
+        return self.carried.base if self.carried else None
+
+    @property
+    def planned(self) -> int:
+        """Assets of the units."""
+        return sum(unit.count for unit in self.units)
 
     @property
     def cost(self) -> Cost:
@@ -59,32 +90,47 @@ class Plan:
 
     def index_of(self, unit: Unit) -> str:
         """Where the unit's index rows are."""
-        return self.indexes[int(unit.unit_id.partition("-")[0])]
+        number = units.number(unit.unit_id)
+        return self.indexes[number] if self.work is None else self.work[number].index
 
     def to_json(self) -> str:
         """Shards by path and indexes by name, for addresses may change.
 
-        Units are [shard number, first, count, tokens, crops, bytes].
+        Units are [number of the work (or shard), first, count, tokens, crops, bytes].
         """
-        number = {s.path: i for i, s in enumerate(self.shards)}
         return json.dumps(
             {
                 "schema_version": SCHEMA_VERSION,
                 "run_id": self.run_id,
+                "job_id": self.job_id,
                 "recipe_id": self.recipe_id,
                 "dataset": self.dataset,
                 "assets": self.assets,
+                "planned": self.planned,
                 "failed_in_index": self.failed,
                 "cost": asdict(self.cost),
                 "replica_bytes": asdict(self.replica),
                 **_input(self.shards, self.indexes),
-                "unit_columns": ["shard", "first", "count", *asdict(self.cost)],
-                "units": [[number[u.shard.path], u.first, u.count, *astuple(u.cost)] for u in self.units],
+                "carried": asdict(self.carried) if self.carried else None,
+                "work": None if self.work is None else self._told_work(),
+                "unit_columns": ["work", "first", "count", *asdict(self.cost)],
+                "units": [[units.number(u.unit_id), u.first, u.count, *astuple(u.cost)] for u in self.units],
             }
         )
 
+    def _told_work(self) -> list[list[Any]]:
+        """The work as [shard number, name of the object, prompts]; the name is null for a shard's whole index."""
+        number = {s.path: i for i, s in enumerate(self.shards)}
+        whole = dict(zip(self.indexes, self.shards, strict=True))
+        return [
+            [number[w.shard.path], None if w.index in whole else w.index.rpartition("/")[2], w.prompts]
+            for w in self.work or ()
+        ]
+
     @classmethod
-    def from_json(cls, data: bytes, run_id: str, shards: Sequence[Shard], indexes: Sequence[str]) -> Plan:
+    def from_json(
+        cls, data: bytes, output: str, run_id: str, shards: Sequence[Shard], indexes: Sequence[str]
+    ) -> Plan:
         """Inverse of `to_json`, with the addresses that the listed `shards` and their `indexes` have now.
 
         IntegrityError where `data` is not the whole plan of this run over these shards: it is written by one PUT, so
@@ -92,7 +138,10 @@ class Plan:
         """
         try:
             told: dict[str, Any] = json.loads(data)
-            columns = [column.tolist() for column in _units(told, run_id, _input(shards, indexes)).T]
+            rows = _units(told, run_id, _input(shards, indexes))
+            work = _work(told["work"], work_uri(output, run_id), shards, indexes)
+            asked = work or [Work(*whole, ()) for whole in zip(shards, indexes, strict=True)]
+            columns = [column.tolist() for column in rows.T]
             return cls(
                 run_id,
                 str(told["recipe_id"]),
@@ -100,12 +149,22 @@ class Plan:
                 tuple(shards),
                 tuple(indexes),
                 tuple(
-                    Unit(units.name(number, first, count), shards[number], first, count, Cost(*cost))
+                    Unit(
+                        units.name(number, first, count),
+                        asked[number].shard,
+                        first,
+                        count,
+                        Cost(*cost),
+                        asked[number].prompts,
+                    )
                     for number, first, count, *cost in zip(*columns, strict=True)
                 ),
                 int(told["assets"]),
                 int(told["failed_in_index"]),
                 Needs(**told["replica_bytes"]),
+                str(told["job_id"]),
+                work,
+                _carried(told["carried"]),
             )
         except MISSHAPEN as error:
             raise IntegrityError(
@@ -115,9 +174,28 @@ class Plan:
             ) from error
 
 
-def plan_uri(output: str, run_id: str) -> str:
-    """Where a run's plan is."""
-    return storage.join(output, "runs", run_id, "plan.json")
+def work_uri(output: str, run_id: str) -> str:
+    """The folder of index rows that are a part of a shard's only."""
+    return storage.join(output, "runs", run_id, "work")
+
+
+def _work(
+    told: Sequence[Any] | None, folder: str, shards: Sequence[Shard], indexes: Sequence[str]
+) -> tuple[Work, ...] | None:
+    """Inverse of `Plan._told_work`."""
+    if told is None:
+        return None
+    return tuple(
+        Work(shards[i], indexes[i] if name is None else storage.join(folder, str(name)), tuple(prompts))
+        for i, name, prompts in told
+    )
+
+
+def _carried(told: Mapping[str, Any] | None) -> Carried | None:
+    if told is None:
+        return None
+    rule = told["standing"]
+    return Carried(**{**told, "standing": None if rule is None else Standing.from_json(rule)})
 
 
 def _input(shards: Sequence[Shard], indexes: Sequence[str]) -> dict[str, Any]:
@@ -129,7 +207,7 @@ def _input(shards: Sequence[Shard], indexes: Sequence[str]) -> dict[str, Any]:
 def _units(told: dict[str, Any], run_id: str, given: Mapping[str, Any]) -> np.ndarray:
     """The units of what a plan says, int64 (n, 6), taken out of it, for 100,000 take 25 MB there.
 
-    ValueError unless it is the run's plan of the given input, each shard cut into units without a gap.
+    ValueError unless it is the run's plan of the given input, all of its work cut into units without a gap.
     """
     for name, value in {"schema_version": SCHEMA_VERSION, "run_id": run_id, **given}.items():
         if told[name] != value:
@@ -138,70 +216,30 @@ def _units(told: dict[str, Any], run_id: str, given: Mapping[str, Any]) -> np.nd
     number, first, count = rows[:, :3].T
     begins = np.diff(number, prepend=-1) != 0
     expected = np.where(begins, 0, np.roll(first + count, 1))
-    if not np.array_equal(number[begins], np.arange(len(given["shards"]))) or (first != expected).any():
+    pieces = given["shards"] if told["work"] is None else told["work"]
+    if not np.array_equal(number[begins], np.arange(len(pieces))) or (first != expected).any():
         raise ValueError("units that do not follow one another")
-    if count.sum() != told["assets"] or rows[:, 3:].sum(axis=0).tolist() != [*told["cost"].values()]:
+    if count.sum() != told["planned"] or rows[:, 3:].sum(axis=0).tolist() != [*told["cost"].values()]:
         raise ValueError("units that are not all there")
     return rows
 
 
-def run_id(recipe_id: str, shards: Sequence[Shard], given: InputConfig, limits: UnitConfig) -> str:
-    """Hex blake2b-64 of all that decides a plan: recipe, unit bounds, listed input and index rules.
+def job_id(recipe_id: str, shards: Sequence[Shard], given: InputConfig, limits: UnitConfig) -> str:
+    """Hex blake2b-64 of all that decides a table but what was published before.
 
-    What the index probe allows is in the recipe.
+    These are recipe, unit bounds, listed input and index rules. What the index probe allows is in the recipe.
     """
-    text = json.dumps([SCHEMA_VERSION, recipe_id, asdict(limits), [index_name(s, given) for s in shards]])
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    indexes = [index_name(s, given) for s in shards]
+    return _digest([SCHEMA_VERSION, recipe_id, asdict(limits), given.duplicates, indexes])
 
 
-def units_of(
-    shards: Sequence[Shard],
-    indexes: Sequence[str],
-    limits: UnitConfig,
-    cost_of: Callable[[pa.Table], tuple[np.ndarray, int]],
-) -> tuple[list[Unit], int, int]:
-    """Units of all shards in input order, the number of assets, and how many of them the index knows to be bad."""
+def run_id(job: str, base: str | None, again: Sequence[str] | None) -> str:
+    """Names the run of a job after the run `base`, with codes of failures that are tried again (see `todo`).
 
-    def read(uri: str) -> tuple[np.ndarray, int]:
-        return cost_of(pq.read_table(io.BytesIO(storage.read(uri)), columns=list(COLUMNS)))
-
-    with ThreadPoolExecutor(READERS) as pool:
-        tables = list(pool.map(read, indexes))
-    planned: list[Unit] = []
-    for number, (shard, (costs, _)) in enumerate(zip(shards, tables, strict=True)):
-        planned += units.split(shard, number, costs[:, 0], costs[:, 1], costs[:, 2], limits)
-    return planned, sum(len(costs) for costs, _ in tables), sum(failed for _, failed in tables)
+    The same job after the same table is the same run.
+    """
+    return _digest([job, base, again])
 
 
-class Pricer:
-    """Costs of index rows under one checkpoint's geometry and one way of sampling clips."""
-
-    def __init__(self, geometry: Geometry, video: VideoConfig) -> None:
-        self._geometry, self._video = geometry, video
-
-    def __call__(self, table: pa.Table) -> tuple[np.ndarray, int]:
-        """Table with `COLUMNS` → int64 array (rows, 3) of tokens, crops and pixel bytes, and the number of bad rows.
-
-        Single images, which come by the million, are computed together; all else, one by one, is 20 times slower.
-        """
-        good = pc.is_null(table["problem_code"])
-        single = pc.fill_null(pc.and_(good, pc.equal(table["media"], Media.IMAGE.value)), False).to_numpy()
-        costs = np.zeros((len(table), 3), np.int64)
-        images = table.filter(single)
-        sizes = np.stack(
-            [pc.list_element(images[name], 0).to_numpy() for name in ("widths", "heights")], axis=1
-        )
-        priced = [self._geometry.image_costs(sizes[i : i + AT_ONCE]) for i in range(0, len(sizes), AT_ONCE)]
-        costs[single] = np.concatenate([np.zeros((0, 3), np.int64), *priced])
-        others = np.flatnonzero(good.to_numpy() & ~single)
-        for i, row in zip(others, table.take(others).select(COLUMNS[:-1]).to_pylist(), strict=True):
-            costs[i] = self._price_of(**row)
-        return costs, len(table) - table["problem_code"].null_count
-
-    def _price_of(
-        self, media: str, widths: list[int], heights: list[int], duration_s: float, n_frames: int
-    ) -> tuple[int, int, int]:
-        sizes = tuple(Size(w, h) for w, h in zip(widths, heights, strict=True))
-        n = n_samples(Clip(sizes[0], duration_s, n_frames), self._video) if media == Media.VIDEO else 0
-        cost = self._geometry.cost(Media(media), sizes, n)
-        return cost.visual_tokens, cost.crops, cost.pixel_bytes
+def _digest(decides: Sequence[Any]) -> str:
+    return hashlib.blake2b(json.dumps(decides).encode(), digest_size=8).hexdigest()

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 from pipeline.config import MAX_FIELD_CHARS, PromptConfig
 from pipeline.errors import MediaError
-from pipeline.types import Code, Media, Turn
+from pipeline.types import Code, Media, Turn, Unit
 
 Message = dict[str, object]
 
@@ -37,6 +37,17 @@ def problems(prompts: Sequence[PromptConfig], special: Sequence[str] = ()) -> tu
             f"{where}: leave {token} out; the chat template writes it" for token in special if token in text
         ]
     return tuple(found)
+
+
+def of_unit(prompts: Sequence[PromptConfig], unit: Unit) -> tuple[PromptConfig, ...]:
+    """Those of a job's prompts that the unit's assets are asked."""
+    return tuple(p for p in prompts if not unit.prompts or p.id in unit.prompts)
+
+
+def fields(prompts: Sequence[PromptConfig]) -> frozenset[str]:
+    """Names of the text fields that the prompts use."""
+    turns = [turn for prompt in prompts for media in Media for turn in prompt.asked(media)]
+    return frozenset(m["name"] for turn in turns for m in FIELD.finditer(turn.text) if m["name"])
 
 
 def messages(

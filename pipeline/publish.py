@@ -19,16 +19,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import storage
-from pipeline.columns import CAPTIONS, FAILURES, PART, SCHEMA_VERSION, parquet_options, split_part
+from pipeline import messages, storage, unit_records
+from pipeline.carry import REMOVED, Carry, Rows
+from pipeline.columns import CAPTIONS, FAILURES, PART, SCHEMA_VERSION, between, parquet_options, split_part
 from pipeline.commit import Parts, committed, manifest_uri, read_part, units_uri
-from pipeline.errors import IntegrityError
-from pipeline.plan import Plan
+from pipeline.errors import IntegrityError, RunError
+from pipeline.plan import Carried, Plan
 
 ROWS_PER_FILE = 500_000  # about 150 MB of zstd Parquet: what indexes like to load, and a gigabyte in memory
 READERS = 8
-LEFT = {"description": "an asset that left the input"}
-REMOVED = pa.schema([pa.field("asset_id", pa.string(), metadata=LEFT)])
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of a partition: counts and files for the snapshot, and what the table before had and lacks now."""
+
+    told: Mapping[str, Any]
+    removed: pa.Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +76,43 @@ class Compactor:
     """Writes the published files of one partition at a time."""
 
     def __init__(
-        self, output: str, run_id: str, unit_ids: Sequence[str], metadata: Mapping[str, str]
+        self,
+        output: str,
+        run_id: str,
+        unit_ids: Sequence[str],
+        metadata: Mapping[str, str],
+        carried: Carried | None = None,
     ) -> None:
         self._output, self._run_id = output, run_id
         self._unit_ids = tuple(unit_ids)
         self._metadata = metadata
+        self._carried = carried
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """A one-row table (number, of) in, one row of JSON (files, assets) out."""
+        """A one-row table (number, of) in, one row {done, removed} out (see `done`)."""
         row = table.to_pylist()[0]
-        return pa.table({"done": [json.dumps(self.compact(Partition(row["number"], row["of"])))]})
+        found = self.compact(Partition(row["number"], row["of"]))
+        return pa.table({"done": [json.dumps(found.told)], "removed": [messages.ipc(found.removed)]})
 
-    def compact(self, partition: Partition) -> dict[str, Any]:
-        """Write captions and failures of the partition. Returns both files and the number of assets in them.
+    def compact(self, partition: Partition) -> Done:
+        """Write captions and failures of the partition, with what the run takes over.
 
-        Raises IntegrityError where an asset and prompt occur twice.
+        With the first goes what the units took, from the footers of their parts. Raises IntegrityError where an asset
+        and prompt occur twice.
         """
+        low, high = partition.bounds()
+        carry = Carry(self._output, self._run_id, self._carried) if self._carried else None
+        originals = carry.originals(low, high) if carry else pa.array([], pa.string())
         with ThreadPoolExecutor(READERS) as pool:
-            read = pool.map(lambda unit_id: self._read(unit_id, partition), self._unit_ids)
-            part = pa.concat_tables(read) if self._unit_ids else PART.empty_table()
+            read = list(pool.map(lambda unit_id: self._read(unit_id, low, high, originals), self._unit_ids))
+        if partition.number == 0:
+            records = [own for table in read for own in unit_records.found(table.schema.metadata)]
+            unit_records.write(self._output, self._run_id, records, _footer(self._metadata))
+        made = pa.concat_tables(t.replace_schema_metadata(None) for t in (*read, PART.empty_table()))
+        whole = carry.rows(made, low, high) if carry else Rows(made, REMOVED.empty_table())
+        return Done(self._written(partition, whole.table), whole.removed)
+
+    def _written(self, partition: Partition, part: pa.Table) -> dict[str, Any]:
         part = part.sort_by([("asset_id", "ascending"), ("prompt_id", "ascending")])
         if len(part.group_by(["asset_id", "prompt_id"]).aggregate([])) != len(part):
             raise IntegrityError(f"run {self._run_id}: an asset and prompt occur twice in the unit parts")
@@ -98,15 +123,14 @@ class Compactor:
             "assets": len(pc.unique(part["asset_id"])),
             "output_tokens": pc.sum(captions["n_output_tokens"]).as_py() or 0,
             "codes": _counts(failures["error_code"]),
+            "recipes": sorted(pc.unique(part["recipe_id"]).to_pylist()),
+            "new": pc.sum(pc.equal(part["run_id"], self._run_id)).as_py() or 0,
         }
 
-    def _read(self, unit_id: str, partition: Partition) -> pa.Table:
+    def _read(self, unit_id: str, low: str, high: str, originals: pa.Array) -> pa.Table:
         table = read_part(Parts(self._output, self._run_id).uri(unit_id))
-        low, high = partition.bounds()
-        ids = table["asset_id"]
-        return table.filter(pc.and_(pc.greater_equal(ids, low), pc.less(ids, high))).replace_schema_metadata(
-            None
-        )
+        inside = pc.or_(between(table["asset_id"], low, high), pc.is_in(table["asset_id"], originals))
+        return table.filter(inside)
 
     def _write(self, table_name: str, partition: Partition, rows: pa.Table, columns: pa.Schema) -> File:
         path = f"{table_name}/{self._run_id}/part-{partition.number:05d}.parquet"
@@ -115,11 +139,15 @@ class Compactor:
 
 def _put(output: str, path: str, table: pa.Table, metadata: Mapping[str, str]) -> File:
     """Write a published file of rows sorted by asset_id."""
-    data = parquet_bytes(table, {"captionmill.schema_version": SCHEMA_VERSION, **metadata})
+    data = parquet_bytes(table, _footer(metadata))
     storage.put(storage.join(output, path), data)
     ids = table["asset_id"]
     first, last = (ids[0].as_py(), ids[-1].as_py()) if len(table) else (None, None)
     return File(path, len(table), len(data), hashlib.sha256(data).hexdigest(), first, last)
+
+
+def _footer(metadata: Mapping[str, str]) -> dict[str, str]:
+    return {"captionmill.schema_version": SCHEMA_VERSION, **metadata}
 
 
 def parquet_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
@@ -138,24 +166,28 @@ def missing(output: str, plan: Plan) -> list[str]:
         return [unit for unit, exists in zip(unlisted, found, strict=True) if not exists]
 
 
-def publish(
-    output: str, plan: Plan, done: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]
-) -> dict[str, Any]:
+def publish(output: str, plan: Plan, done: Sequence[Done], metadata: Mapping[str, str]) -> dict[str, Any]:
     """Check the compacted files against the plan, write removed assets and manifest, swap the snapshot, drop parts.
 
     `done` are the compactor's results, one per partition, in any order. Returns the snapshot. Raises IntegrityError,
-    with the old snapshot in place, where the files do not hold every asset of the plan.
+    with the old snapshot in place, where the files do not hold every asset of the plan, and RunError where another
+    table was published since the plan was made.
     """
-    found = sum(d["assets"] for d in done)
+    found = sum(d.told["assets"] for d in done)
     if found != plan.assets:
         raise IntegrityError(
             f"run {plan.run_id}: the unit parts hold {found} assets of {plan.assets} planned"
         )
-    done = sorted(done, key=lambda d: str(d["captions"]["path"]))
+    done = sorted(done, key=lambda d: str(d.told["captions"]["path"]))
     previous = snapshot(output)  # read before the look at the manifest: an earlier snapshot than this run's
     if not storage.exists(manifest_uri(output, plan.run_id)):  # else another driver was here a moment ago
-        removed = _write_removed(output, plan.run_id, previous, done, metadata)
-        new = _snapshot(plan, done, removed, previous)
+        if (previous["run_id"] if previous else None) != plan.base:
+            raise RunError(
+                f"another job published its table in {storage.redact(output)} since this run was planned; start again, "
+                "and give each job an output of its own"
+            )
+        removed = _write_removed(output, plan.run_id, done, metadata)
+        new = _snapshot(plan, [d.told for d in done], removed)
         counts = {"units": len(plan.units), "cost": asdict(plan.cost)}
         manifest = {"snapshot": new, **counts, "metadata": dict(metadata)}
         storage.put(manifest_uri(output, plan.run_id), _json(manifest))
@@ -191,53 +223,18 @@ def _clean(output: str, run_id: str, unit_ids: Sequence[str]) -> None:
         list(pool.map(storage.delete, listed | named))
 
 
-def _write_removed(
-    output: str,
-    run_id: str,
-    previous: Mapping[str, Any] | None,
-    done: Sequence[Mapping[str, Any]],
-    metadata: Mapping[str, str],
-) -> File:
-    gone = (
-        [_gone(output, previous, d, Partition(i, len(done))) for i, d in enumerate(done)] if previous else []
-    )
-    table = pa.Table.from_arrays([pa.chunked_array(gone, pa.string())], schema=REMOVED)
-    return _put(output, f"removed/{run_id}.parquet", table, metadata)
+def _write_removed(output: str, run_id: str, done: Sequence[Done], metadata: Mapping[str, str]) -> File:
+    order = [("asset_id", "ascending"), ("prompt_id", "ascending")]
+    rows = pa.concat_tables([REMOVED.empty_table(), *(d.removed for d in done)]).sort_by(order)
+    return _put(output, f"removed/{run_id}.parquet", rows.cast(REMOVED), metadata)
 
 
-def _gone(
-    output: str, previous: Mapping[str, Any], done: Mapping[str, Any], partition: Partition
-) -> pa.Array:
-    """The ids of the previous snapshot in this partition's range that the partition does not have, sorted.
-
-    A range at a time, so that what is held is one partition's ids and not all of the table's.
-    """
-    low, high = partition.bounds()
-    before = [
-        f
-        for table in ("captions", "failures")
-        for f in previous[table]["files"]
-        if f["rows"] and f["min_asset_id"] < high and f["max_asset_id"] >= low
-    ]
-    ids = _asset_ids(output, before)
-    ids = ids.filter(pc.and_(pc.greater_equal(ids, low), pc.less(ids, high)))
-    kept = _asset_ids(output, [done["captions"], done["failures"]])
-    return ids.filter(pc.invert(pc.is_in(ids, value_set=kept))).sort()
+def done(row: Mapping[str, Any]) -> Done:
+    """What is in a row that a compactor returned."""
+    return Done(json.loads(row["done"]), messages.from_ipc(row["removed"]))
 
 
-def _asset_ids(output: str, files: Sequence[Mapping[str, Any]]) -> pa.Array:
-    def read(path: str) -> pa.Array:
-        data = storage.read(storage.join(output, path))
-        return pq.read_table(io.BytesIO(data), columns=["asset_id"])["asset_id"].combine_chunks()
-
-    with ThreadPoolExecutor(READERS) as pool:
-        arrays = list(pool.map(read, [f["path"] for f in files]))
-    return pc.unique(pa.concat_arrays(arrays)) if arrays else pa.array([], pa.string())
-
-
-def _snapshot(
-    plan: Plan, done: Sequence[Mapping[str, Any]], removed: File, previous: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _snapshot(plan: Plan, done: Sequence[Mapping[str, Any]], removed: File) -> dict[str, Any]:
     tables = {
         name: {"rows": sum(d[name]["rows"] for d in done), "files": [d[name] for d in done]}
         for name in ("captions", "failures")
@@ -250,12 +247,15 @@ def _snapshot(
         "schema_version": SCHEMA_VERSION,
         "dataset": plan.dataset,
         "run_id": plan.run_id,
-        "previous_run_id": previous["run_id"] if previous else None,
-        "recipe_ids": [plan.recipe_id],
+        "job_id": plan.job_id,
+        "previous_run_id": plan.base,
+        "recipe_ids": [plan.recipe_id, *sorted({r for d in done for r in d["recipes"]} - {plan.recipe_id})],
         "published_at": datetime.now(UTC).isoformat(),
         "assets": plan.assets,
         "output_tokens": sum(d["output_tokens"] for d in done),
         "failures_by_code": dict(sorted(codes.items())),
+        "new_rows": sum(d["new"] for d in done),
+        "copies": plan.carried.copies if plan.carried else 0,
         **tables,
         "removed": asdict(removed),
     }

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.types import Caption, Finish
 
+RULES: Mapping[str, str] = {  # of each flag, in the order in which they stand in a row
+    "truncated": "generation stopped at max_new_tokens",
+    "repetition": "it ends in a loop: the same 1 to 60 words at least four times, 8 words in all; or the same 1 to 40 "
+    "characters four times, 24 in all; the last word may be cut",
+    "empty": "nothing is left to index",
+    "refusal": "“I’m sorry”, “I cannot” help, see, describe, …, “I am unable to” or “as an AI” at the beginning of "
+    "a clause, in the first 200 characters",
+    "prompt_echo": "it contains the whole question, if that has 12 characters or more",
+    "url": "`http://`, `https://` or `www.` and what follows",
+    "instruction_like": "“ignore … instructions” (or disregard, forget, override; prompts), “system prompt”, or a chat "
+    "template's marks",
+}
 MAX_TEXT = 8191  # characters: 4 bytes each stay below the 32,766 bytes that Lucene allows a keyword term
 
 # A terminal's escape sequence goes whole: without its first character "[31m" would stand in the text. Operating
@@ -24,9 +36,16 @@ _INVISIBLE = re.compile(
     + "".join(chr(plane << 16 | last) for plane in range(15) for last in (0xFFFE, 0xFFFF))
     + "]"
 )
-# at the beginning of a clause: a mug may well say "I can't even"
+# At the beginning of a clause: a mug may well say "I can't even". Of "I cannot …", only what models say of their tasks:
+# people cannot stay, afford, agree, which was 0.3 % of 10,000 texts of their own (`python -m tests.ordinary`).
+_TASK = (
+    "help|assist|see|view|look|identify|describe|provide|determine|tell|answer|fulfil|comply|process|access|analy[sz]e"
+    "|generate|create|caption|discuss|recogni[sz]e|name|confirm|interpret|offer|give|continue|engage|comment|read|open"
+    "|display|make out|do (?:that|this)|be of"
+)
 _REFUSAL = re.compile(
-    r"(?:^|[.!?,;] |\bbut )(?:i(?:['’]?m| am) (?:very |so )?sorry\b|i (?:can ?not|can['’]?t)\b"
+    r"(?:^|[.!?,;:] |\bbut )(?:i(?:['’]?m| am) (?:very |so |really |terribly )?sorry\b"
+    rf"|i (?:can ?not|can['’]?t) ?(?:\w+ly |also |even )?(?:(?:{_TASK})\b|$|[.,;!])"
     r"|i(?:['’]?m| am) (?:un|not )able to\b|as an ai\b)",
     re.I,
 )
@@ -74,13 +93,13 @@ def _flags(caption: Caption, text: str, question: str) -> Iterator[str]:
 
 
 def _repeats(text: str) -> bool:
-    """Whether the text ends in a loop: at least four times the same 1 to 12 words, at least 8 words in all.
+    """Whether the text ends in a loop: at least four times the same 1 to 60 words, at least 8 words in all.
 
     Or, for writing without spaces, four times the same 1 to 40 characters, at least 24 of them. The last word may
     have been cut by the length limit, so it need not fit.
     """
     words = _WORD.findall(text.lower())
-    return _loops(words, 12, 8) or _loops(words[:-1], 12, 8) or _loops(text, 40, 24)
+    return _loops(words, 60, 8) or _loops(words[:-1], 60, 8) or _loops(text, 40, 24)
 
 
 def _loops(items: Sequence[str], longest: int, least: int) -> bool:

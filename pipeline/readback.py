@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import storage
+from pipeline.columns import between
 from pipeline.publish import File
 
 ROWS = 8_192  # some 10 MB of captions
@@ -58,11 +59,6 @@ def rows_between(output: str, file: File, columns: Sequence[str], low: str, high
         for first, rows in batches(parquet, columns):
             numbered = rows.append_column("row", pa.array(range(first, first + len(rows)), pa.int64()))
             yield numbered.filter(between(rows["asset_id"], low, high))
-
-
-def between(ids: pa.ChunkedArray, low: str, high: str) -> pa.ChunkedArray:
-    """Which ids lie in [low, high)."""
-    return pc.and_(pc.greater_equal(ids, low), pc.less(ids, high))
 
 
 def rows_of(output: str, files: Sequence[File], ids: Collection[str]) -> Iterator[pa.Table]:

@@ -6,8 +6,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
+from pipeline import storage
 from pipeline.config import GenerationConfig, ImageConfig, ModelConfig, PromptConfig, VideoConfig
+from pipeline.types import Media, Turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,21 @@ class Recipe:
     def recipe_id(self) -> str:
         """Hex blake2b-64 of `to_json`."""
         return hashlib.blake2b(self.to_json().encode(), digest_size=8).hexdigest()
+
+
+def prompts_of(told: Mapping[str, Any]) -> tuple[PromptConfig, ...]:
+    """The prompts of a recipe as it was written down. Raises KeyError or TypeError where it is none."""
+    return tuple(_prompt(raw) for raw in told["prompts"])
+
+
+def _prompt(raw: Mapping[str, Any]) -> PromptConfig:
+    turns = {name: tuple(Turn(**turn) for turn in raw[name]) for name in ("turns", *Media)}
+    return PromptConfig(id=raw["id"], max_field_chars=raw["max_field_chars"], **turns)
+
+
+def recipe_uri(output: str, recipe_id: str) -> str:
+    """Where a recipe is written down."""
+    return storage.join(output, "recipes", f"{recipe_id}.json")
 
 
 # model.path may be a private folder, and threads, batch bounds and deadlines do not change what is said

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -12,20 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from pipeline import storage
+from pipeline import storage, units
 from pipeline.columns import CAPTIONS
 from pipeline.findings import Finding, Kind, Step
 from pipeline.index import read_index
 from pipeline.naming import digest
+from pipeline.pricing import READERS
 from pipeline.provenance import RETRIABLE, Context, part_table
 from pipeline.read import read_assets
-from pipeline.readback import UNREADABLE, rows_of
+from pipeline.readback import UNREADABLE, opened, rows_of
 from pipeline.record import TABLES, Record
 from pipeline.types import Asset, Captioned, Cost, Problem, Shard, Unit
 
 ASSETS = 10_000  # whose rows are held at once: some 30 MB, and one pass over the table
 LOGPROB = 0.05  # natural log; in bfloat16 other batches move a mean by as much as a hundredth
-UNCOMPARED = frozenset(("created_at", "duplicate_of"))  # one is another time, the other a way to save work
+TOGETHER = 256  # index rows of which some are made again together
+# times and names of this time, a way to save work, and a recipe that may differ in versions alone
+UNCOMPARED = frozenset(("created_at", "run_id", "unit_id", "recipe_id", "duplicate_of"))
 Row = Mapping[str, Any]
 Rows = Mapping[tuple[str, str | None], Row]
 
@@ -40,20 +44,23 @@ class Source:
 
 
 def sample(record: Record, count: int | None, seed: int) -> Sequence[int]:
-    """Places of `count` assets in the plan, in order; all of them for None."""
-    total = int(record.units[:, 2].sum())
-    if count is None or count >= total:
-        return range(total)
-    return sorted(random.Random(seed).sample(range(total), count))
+    """Places of `count` assets in the input, in order; all of them for None."""
+    if count is None or count >= record.assets:
+        return range(record.assets)
+    return sorted(random.Random(seed).sample(range(record.assets), count))
 
 
 def steps(record: Record, places: Sequence[int], source: Source) -> Iterator[Step]:
-    """The assets at these places of the plan, as many at a time as may be held."""
-    yield Step("shards", iter(_shard_problems(record, places, source)))
+    """The assets at these places of the input, as many at a time as may be held."""
+    stops = np.cumsum(rows_of_indexes(record))
+    shards = np.searchsorted(stops, np.asarray(places), side="right")
+    firsts = np.concatenate([[0], stops])
+    yield Step("shards", iter(_shard_problems(record, np.unique(shards).tolist(), source)))
     for start in range(0, len(places), ASSETS):
-        some = places[start : start + ASSETS]
-        units = [_unit(record, number, list(at), source) for number, at in groupby(some, _unit_of(record))]
-        there = [unit for unit in units if unit is not None]
+        some = list(zip(shards[start : start + ASSETS].tolist(), places[start : start + ASSETS], strict=True))
+        groups = groupby(some, lambda at: (at[0], (at[1] - int(firsts[at[0]])) // TOGETHER))
+        found = [_unit(record, n, [p - int(firsts[n]) for _, p in at], source) for (n, _), at in groups]
+        there = [unit for unit in found if unit is not None]
         rows = (
             _published(record, [a.asset_id for _, assets in there for a in assets]) if source.caption else {}
         )
@@ -63,15 +70,19 @@ def steps(record: Record, places: Sequence[int], source: Source) -> Iterator[Ste
             yield Step(f"again, {done:,} of {len(places):,} assets", _again(unit, assets, rows, source))
 
 
-def _unit_of(record: Record) -> Callable[[int], int]:
-    stops = np.cumsum(record.units[:, 2])
-    return lambda place: int(np.searchsorted(stops, place, side="right"))
+def rows_of_indexes(record: Record) -> list[int]:
+    """How many assets each shard has."""
+
+    def read(name: str) -> int:
+        with opened(storage.join(record.output, "index", name)) as file:
+            return int(file.metadata.num_rows)
+
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(read, record.indexes))
 
 
-def _shard_problems(record: Record, places: Sequence[int], source: Source) -> list[Finding]:
-    """Shards of the sample that are gone or are others now."""
-    units = np.searchsorted(np.cumsum(record.units[:, 2]), np.asarray(places), side="right")
-    numbers = np.unique(record.units[units, 0]).tolist()
+def _shard_problems(record: Record, numbers: Sequence[int], source: Source) -> list[Finding]:
+    """Which of these shards are gone or are others now."""
     said = ((record.shards[n]["path"], _shard_problem(record.shards[n], source)) for n in numbers)
     return [Finding(Kind.INPUT, f"shard {path!r}", problem) for path, problem in said if problem]
 
@@ -87,17 +98,16 @@ def _shard_problem(told: Mapping[str, Any], source: Source) -> str:
 
 
 def _unit(
-    record: Record, number: int, places: Sequence[int], source: Source
+    record: Record, number: int, rows: Sequence[int], source: Source
 ) -> tuple[Unit, list[Asset]] | None:
-    """The unit and its sampled assets; None where its shard is not what it was."""
-    shard_number, first, count = record.units[number].tolist()
-    told = record.shards[shard_number]
+    """These rows of a shard's index, as a unit; None where the shard is not what it was."""
+    told = record.shards[number]
     if _shard_problem(told, source):
         return None
-    assets = read_index(storage.join(record.output, "index", record.indexes[shard_number]), first, count)
-    before = int(record.units[:number, 2].sum())
-    unit = Unit(record.unit_ids[number], source.shards[told["path"]], first, count, Cost(0, 0, 0))
-    return unit, [assets[place - before] for place in places]
+    first, count = rows[0], rows[-1] - rows[0] + 1
+    assets = read_index(storage.join(record.output, "index", record.indexes[number]), first, count)
+    unit = Unit(units.name(number, first, count), source.shards[told["path"]], first, count, Cost(0, 0, 0))
+    return unit, [assets[row - first] for row in rows]
 
 
 def _published(record: Record, ids: Collection[str]) -> Rows:

@@ -39,15 +39,17 @@ PROBE = ".captionmill-probe"  # always this name, so that one left by a lost ans
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object: where it is, its name below what was listed (else its last component), bytes, and etag.
+    """An object: where it is, its name below what was listed (else its last component), bytes, etag and age.
 
-    `etag` is the store's without quotes, else "<size>-<modification time in ns>".
+    `etag` is the store's without quotes, else "<size>-<modification time in ns>". `modified_s` is when it was last
+    written, seconds since 1970 by the store's clock; 0 where the store does not say.
     """
 
     uri: str
     name: str
     size: int
     etag: str
+    modified_s: float
 
 
 def join(uri: str, *parts: str) -> str:
@@ -304,7 +306,7 @@ def _is_object(name: str, item: Mapping[str, Any]) -> bool:
 
 
 def _entry(fs: Any, path: str, item: Mapping[str, Any], name: str) -> Entry:
-    return Entry(_uri(fs, path), name, int(item["size"]), _etag(item))
+    return Entry(_uri(fs, path), name, int(item["size"]), _etag(item), _modified_s(item))
 
 
 def _uri(fs: Any, path: str) -> str:
@@ -315,6 +317,9 @@ def _etag(item: Mapping[str, Any]) -> str:
     etag = item.get("ETag") or item.get("etag")
     if etag:
         return str(etag).strip('"')
+    return f"{item['size']}-{int(_modified_s(item) * 1e9)}"
+
+
+def _modified_s(item: Mapping[str, Any]) -> float:
     when = item.get("mtime") or item.get("LastModified") or item.get("created") or 0
-    seconds = when.timestamp() if isinstance(when, datetime) else float(when)
-    return f"{item['size']}-{int(seconds * 1e9)}"
+    return when.timestamp() if isinstance(when, datetime) else float(when)

@@ -166,13 +166,17 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A contiguous range of one shard's index rows: the grain of work, retry and commit."""
+    """A contiguous range of index rows of one shard: the grain of work, retry and commit.
+
+    `prompts` are the ids under which its assets are asked, empty for all of the job's.
+    """
 
     unit_id: str
     shard: Shard
     first: int
     count: int
     cost: Cost
+    prompts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +264,14 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparation:
+    """When preparing a unit began, UTC microseconds, and the seconds that it took."""
+
+    begun_at: int
+    prepare_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Prepared:
     """A unit between preprocessor and captioner: its assets, the samples that decoded, the problems that did not."""
 
@@ -267,6 +279,28 @@ class Prepared:
     assets: tuple[Asset, ...]
     samples: tuple[Sample, ...]
     problems: tuple[Answer, ...]
+    preparation: Preparation
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a unit took where it was worked on; nothing depends on it.
+
+    `begun_at` is when preparing began, `ended_at` when captioning ended: UTC microseconds, by each machine's own clock.
+    `prepare_s` and `caption_s` are seconds in preprocessor and captioner, there perhaps beside another unit; `busy_s`
+    is the unit's share of the seconds in which the model computed. `prefill_tokens` are those of prompts that it read,
+    what prompts of a sample share counted once. A step of decoding offers `generation.batch_size` slots: `slot_steps`
+    is the unit's share of them over all steps, `slots_idle` its share of those in which nothing was generated.
+    """
+
+    begun_at: int
+    ended_at: int
+    prepare_s: float
+    caption_s: float
+    busy_s: float
+    prefill_tokens: int
+    slot_steps: float
+    slots_idle: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,3 +311,4 @@ class Captioned:
     assets: tuple[Asset, ...]
     views: tuple[View, ...]
     answers: tuple[Answer, ...]
+    effort: Effort

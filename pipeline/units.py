@@ -16,30 +16,36 @@ Counts = npt.NDArray[np.int64]
 
 
 def split(
-    shard: Shard, number: int, tokens: Counts, crops: Counts, pixel_bytes: Counts, limits: UnitConfig
+    shard: Shard, number: int, costs: Counts, limits: UnitConfig, prompts: tuple[str, ...] = ()
 ) -> list[Unit]:
-    """Units of the `number`th shard, as long as all limits allow; an asset beyond one is a unit by itself.
+    """Units of the `number`th work, as long as all limits allow; an asset beyond one is a unit by itself.
 
-    The arrays have one entry per index row. The same input gives the same units, on any machine.
+    `costs` is int64 (index rows, 3) of visual tokens, crops and pixel bytes. The same input gives
+    the same units, on any machine.
     """
-    n = len(tokens)
-    sums = [np.concatenate([np.zeros(1, np.int64), np.cumsum(a)]) for a in (tokens, crops, pixel_bytes)]
+    n = len(costs)
+    sums = np.concatenate([np.zeros((1, 3), np.int64), np.cumsum(costs, axis=0)])
     stops = np.minimum(np.arange(n) + limits.max_assets, n)
-    for total, limit in ((sums[0], limits.max_visual_tokens), (sums[2], limits.max_pixel_bytes)):
+    for total, limit in ((sums[:, 0], limits.max_visual_tokens), (sums[:, 2], limits.max_pixel_bytes)):
         stops = np.minimum(stops, np.searchsorted(total, total[:-1] + limit, side="right") - 1)
     stops = np.maximum(stops, np.arange(n) + 1)
     firsts = _starts(stops.tolist())
-    costs = [np.diff(total[[*firsts, n]]).tolist() for total in sums]
     counts = np.diff([*firsts, n]).tolist()
+    of_units = np.diff(sums[[*firsts, n]], axis=0).tolist()
     return [
-        Unit(name(number, first, count), shard, first, count, Cost(*cost))
-        for first, count, *cost in zip(firsts, counts, *costs, strict=True)
+        Unit(name(number, first, count), shard, first, count, Cost(*cost), prompts)
+        for first, count, cost in zip(firsts, counts, of_units, strict=True)
     ]
 
 
 def name(number: int, first: int, count: int) -> str:
-    """The id of the unit of `count` assets from the `first` of the `number`th shard."""
+    """The id of the unit of `count` assets from the `first` of the `number`th work, or shard where all is to do."""
     return f"{number:06d}-{first:08d}-{count:05d}"
+
+
+def number(unit_id: str) -> int:
+    """Inverse of `name` in its first part."""
+    return int(unit_id.partition("-")[0])
 
 
 def longest_first(units: Iterable[Unit], draw: Random) -> list[Unit]:

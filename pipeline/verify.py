@@ -10,7 +10,7 @@ import contextlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import pairwise
@@ -20,10 +20,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline import conservation, departed, local, storage
+from pipeline.carry import REMOVED
 from pipeline.columns import CAPTIONS, FAILURES
 from pipeline.findings import Finding, Kind, Step
 from pipeline.own_facts import OwnFacts
-from pipeline.publish import REMOVED, File
+from pipeline.publish import File
 from pipeline.readback import UNREADABLE, batches, opened, sha256
 from pipeline.record import MISSHAPEN, Record
 from pipeline.storage import Entry
@@ -42,15 +43,25 @@ class Sums:
     output_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What every published file is held against: what its footer must say, its rows' rules, and the sums."""
+
+    footer: Mapping[str, str]
+    rules: OwnFacts
+    sums: Sums
+
+
 def steps(record: Record) -> Iterator[Step]:
     """All checks, in the order in which they are done."""
     there = _there(record)
     sums = Sums()
+    checks = Checks(record.footer, OwnFacts(record, _runs(there)), sums)
     yield Step("what lies in the output", _places(record, there))
     for table, files in (*record.files.items(), ("removed", (record.removed,))):
         for file in files:
             if file.path in there:
-                yield Step(file.path, _file(record, table, file, sums, there[file.path]))
+                yield Step(file.path, _file(table, file, checks, there[file.path]))
     yield Step("sums", _sums(record, sums))
     unplanned = conservation.index_problems(record, there)
     yield Step("index", iter(unplanned))
@@ -63,7 +74,8 @@ def _there(record: Record) -> dict[str, Entry]:
     """The output's objects by path. What the listing lacks is looked at by name: listings may lag behind."""
     there = {entry.name: entry for entry in storage.listing(record.output)}
     files = [file.path for files in record.files.values() for file in files]
-    for path in {*files, record.removed.path, *(f"index/{name}" for name in record.indexes)} - there.keys():
+    papers = {f"index/{name}" for name in record.indexes} | {work.path for work in record.work}
+    for path in {*files, record.removed.path, *papers} - there.keys():
         with contextlib.suppress(storage.MissingError):
             there[path] = storage.info(storage.join(record.output, path))
     return there
@@ -74,8 +86,7 @@ def _places(record: Record, there: Mapping[str, Entry]) -> Iterator[Finding]:
     listed = {file.path for files in record.files.values() for file in files} | {record.removed.path}
     for path in sorted(listed - there.keys()):
         yield Finding(Kind.FILE, path, "it is gone, and the snapshot lists it")
-    manifests = [path.split("/") for path in there if re.fullmatch("runs/[^/]+/manifest.json", path)]
-    published = {run_id for _, run_id, _ in manifests}
+    published = _runs(there)
     for path in sorted(there.keys() - listed):
         if path.startswith(tuple(f"{table}/{record.run_id}/" for table in record.files)):
             said = "the snapshot does not list it; a reader with a wildcard reads it too"
@@ -88,6 +99,11 @@ def _places(record: Record, there: Mapping[str, Entry]) -> Iterator[Finding]:
         yield Finding(Kind.LEFTOVER, path, "a file that was being written when its writer died")
     for run_id in sorted(published - {record.run_id}):
         yield from _newer(record, run_id)
+
+
+def _runs(there: Iterable[str]) -> set[str]:
+    """Runs that have a manifest."""
+    return {path.split("/")[1] for path in there if re.fullmatch("runs/[^/]+/manifest.json", path)}
 
 
 def _newer(record: Record, run_id: str) -> Iterator[Finding]:
@@ -105,7 +121,7 @@ def _newer(record: Record, run_id: str) -> Iterator[Finding]:
         yield Finding(Kind.SNAPSHOT, "snapshot.json", said)
 
 
-def _file(record: Record, table: str, file: File, sums: Sums, entry: Entry) -> Iterator[Finding]:
+def _file(table: str, file: File, checks: Checks, entry: Entry) -> Iterator[Finding]:
     """A published file against the snapshot: its bytes, its footer, its rows."""
     if entry.size != file.bytes:
         yield Finding(
@@ -115,14 +131,14 @@ def _file(record: Record, table: str, file: File, sums: Sums, entry: Entry) -> I
         yield Finding(Kind.FILE, file.path, f"{CHANGED}: its sha256 is {found}")
     try:
         with opened(entry.uri) as parquet:
-            yield from _footer(record, table, file, parquet)
+            yield from _footer(checks.footer, table, file, parquet)
             if parquet.schema_arrow.equals(SCHEMAS[table]):
-                yield from _rows(record, table, file, parquet, sums)
+                yield from _rows(checks, table, file, parquet)
     except UNREADABLE as error:
         yield Finding(Kind.FILE, file.path, f"it cannot be read: {type(error).__name__}: {str(error)[:200]}")
 
 
-def _footer(record: Record, table: str, file: File, parquet: pq.ParquetFile) -> Iterator[Finding]:
+def _footer(footer: Mapping[str, str], table: str, file: File, parquet: pq.ParquetFile) -> Iterator[Finding]:
     schema = parquet.schema_arrow
     if not schema.equals(SCHEMAS[table]):
         ours, theirs = ({f.name: f.type for f in s} for s in (SCHEMAS[table], schema))
@@ -131,7 +147,7 @@ def _footer(record: Record, table: str, file: File, parquet: pq.ParquetFile) -> 
     told = {
         name.decode(): value.decode("utf-8", "replace") for name, value in (schema.metadata or {}).items()
     }
-    for name, value in record.footer.items():
+    for name, value in footer.items():
         if told.get(name) != value:
             yield Finding(
                 Kind.SCHEMA, file.path, f"its footer says {name} = {told.get(name)!r}, expected {value!r}"
@@ -141,8 +157,7 @@ def _footer(record: Record, table: str, file: File, parquet: pq.ParquetFile) -> 
         yield Finding(Kind.FILE, file.path, said)
 
 
-def _rows(record: Record, table: str, file: File, parquet: pq.ParquetFile, sums: Sums) -> Iterator[Finding]:
-    rules = OwnFacts(record)
+def _rows(checks: Checks, table: str, file: File, parquet: pq.ParquetFile) -> Iterator[Finding]:
     last: str | None = None
     for first, rows in batches(parquet):
         ids = rows["asset_id"].to_pylist()
@@ -153,8 +168,8 @@ def _rows(record: Record, table: str, file: File, parquet: pq.ParquetFile, sums:
         yield from _order(file.path, first, [last, *ids])
         last = ids[-1]
         if table != "removed":
-            _count(table, rows, sums)
-            yield from rules.findings(table, file.path, first, rows)
+            _count(table, rows, checks.sums)
+            yield from checks.rules.findings(table, file.path, first, rows)
     if last != file.max_asset_id:
         yield Finding(Kind.FILE, file.path, f"it ends at {last}, the snapshot says {file.max_asset_id}")
 

@@ -34,6 +34,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.processing_utils import ProcessorMixin
 
 from actors.captioner import Generator
+from actors.meter import Meter
 from pipeline import config
 from pipeline.anyres import Geometry
 from pipeline.types import Caption, Media, Pixels, Request, Sample, Size, Turn, View
@@ -253,7 +254,7 @@ def captions_of(
     generator: Generator, requests: Sequence[Request], settings: config.GenerationConfig
 ) -> list[Caption]:
     """One caption per request, in their order."""
-    found = dict(generator.generate(requests, settings))
+    found = dict(generator.generate(requests, settings, Meter()))
     return [found[number] for number in range(len(requests))]
 
 

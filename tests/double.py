@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from actors.meter import Meter
 from pipeline.config import GenerationConfig, PromptConfig, read
 from pipeline.prompt import messages
 from pipeline.types import Caption, Finish, Request, Sample
@@ -42,7 +43,7 @@ class Double:
         return Request(sample, prompt.id, (7,) * length, 8 * len(sample.crops))
 
     def generate(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterator[tuple[int, Caption]]:
         """What `said` says for each request."""
         for number, request in enumerate(requests):

@@ -24,9 +24,11 @@ from pipeline.types import (
     Clip,
     Code,
     Cost,
+    Effort,
     Finish,
     Media,
     Member,
+    Preparation,
     Problem,
     Shard,
     ShardFormat,
@@ -60,6 +62,8 @@ CHECKPOINT = Checkpoint("owner/model", "0" * 40, "ab" * 32, "cd" * 32)
 CONTEXT = Context("birds", "run0", "recipe0", CHECKPOINT, PROMPTS)
 PROBLEM = Problem(Stage.DECODE, Code.CORRUPT, "the decoder gave up")
 TILE = 28
+PREPARATION = Preparation(1_790_000_000_000_000, 0.5)
+EFFORT = Effort(1_790_000_000_000_000, 1_790_000_003_000_000, 0.5, 2.0, 1.5, 900, 64.0, 16.0)
 CLIP = Clip(Size(320, 240), 2.5, 60)
 
 
@@ -115,7 +119,7 @@ def captioned(number: int = 0, count: int = 4, *, failed: Collection[int] = (), 
     unit = Unit(
         f"{number:06d}-{first:08d}-{count:05d}", shard(number), first, count, Cost(30 * count, 7, 1000)
     )
-    return Captioned(unit, assets, views, tuple(answers))
+    return Captioned(unit, assets, views, tuple(answers), EFFORT)
 
 
 def checkpoint(folder: Path) -> Path:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.meter import Meter
 from pipeline.config import GenerationConfig
 from pipeline.types import Caption, Request
 from tests.double import Double
@@ -21,11 +22,11 @@ class Mortal(Double):
     deaths: str = os.devnull
 
     def generate(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterator[tuple[int, Caption]]:
         """What a double says, unless one of them kills it."""
         if any(request.sample.view.sha256 in self.culprits for request in requests):
             with Path(self.deaths).open("a", encoding="utf-8") as lines:
                 lines.write(f"{len(requests)}\n")
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from Double.generate(self, requests, settings)
+        yield from Double.generate(self, requests, settings, meter)

@@ -8,6 +8,7 @@ import json
 import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +20,11 @@ from actors.indexer import Indexer
 from actors.preprocessor import Preprocessor
 from actors.sandbox import Sandbox
 from jobs.preflight import Ready, check
-from pipeline import config, fit, publish, storage
+from jobs.run import compose, write_plan
+from pipeline import config, publish, storage
 from pipeline.commit import Committer
 from pipeline.index import read_index
-from pipeline.plan import Plan, Pricer, units_of
+from pipeline.plan import Plan
 from pipeline.provenance import Context
 from tests import made
 from tests.double import Double
@@ -58,14 +60,19 @@ def encoded(number: int) -> bytes:
 def write_input(folder: Path, shards: int = 2) -> None:
     """Tars of eight assets, the second of them two pictures and the sixth no picture, and a checkpoint."""
     for shard in range(shards):
-        with tarfile.open(folder / f"{shard}.tar", "w") as tar:
-            for place in range(8):
-                for n in range(2 if place == 1 else 1):
-                    data = b"<html>" if place == 5 else encoded(8 * shard + place + n)
-                    entry = tarfile.TarInfo(f"{place:03d}.{n}.png")
-                    entry.size = len(data)
-                    tar.addfile(entry, io.BytesIO(data))
+        write_tar(folder / f"{shard}.tar", shard)
     made.checkpoint(folder / "checkpoint")
+
+
+def write_tar(path: Path, shard: int, others: Mapping[int, bytes] = MappingProxyType({})) -> None:
+    """A tar of such assets; `others` are single images at these places, among them or after them."""
+    with tarfile.open(path, "w") as tar:
+        for place in sorted({*range(8), *others}):
+            for n in range(2 if place == 1 else 1):
+                data = b"<html>" if place == 5 else others.get(place) or encoded(8 * shard + place + n)
+                entry = tarfile.TarInfo(f"{place:03d}.{n}.png")
+                entry.size = len(data)
+                tar.addfile(entry, io.BytesIO(data))
 
 
 def captioned(job_file: str, replica: Callable[[Ready], Generator] = lambda ready: Double()) -> Ready:
@@ -76,14 +83,10 @@ def captioned(job_file: str, replica: Callable[[Ready], Generator] = lambda read
     with Sandbox(job.image, job.video) as sandbox:
         indexer = Indexer(output, job.input, lambda: sandbox.probes, "as the job allows")
         indexes = tuple(indexer.index(shard) for shard in ready.shards)
-    units, assets, failed = units_of(ready.shards, indexes, job.unit, Pricer(ready.geometry, job.video))
-    ids = ready.run_id, recipe.recipe_id, job.input.dataset
-    needs = fit.needs(ready.footprint, job.model, job.generation.max_new_tokens)
-    plan = Plan(*ids, ready.shards, indexes, tuple(units), assets, failed, needs)
-    storage.put(storage.join(output, "runs", plan.run_id, "plan.json"), plan.to_json().encode())
+    plan = write_plan(ready, compose(ready, indexes))
     metadata = {"captionmill.run_id": plan.run_id, "captionmill.recipe_id": plan.recipe_id}
     _commit(ready, plan, metadata, Captioner(lambda: replica(ready), job.prompts, job.generation))
-    compactor = publish.Compactor(output, plan.run_id, plan.unit_ids, metadata)
+    compactor = publish.Compactor(output, plan.run_id, plan.unit_ids, metadata, plan.carried)
     done = [compactor.compact(publish.Partition(i, 2)) for i in range(2)]
     publish.publish(output, plan, done, metadata)
     return ready

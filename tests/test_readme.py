@@ -12,6 +12,8 @@ import pytest
 from jobs.cli import main
 from pipeline import config
 from pipeline.columns import CAPTIONS, FAILURES
+from pipeline.failures import WORDS
+from pipeline.quality import RULES
 from pipeline.types import Code
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -25,6 +27,16 @@ def test_every_key_of_the_job_file_is_in_the_table(name: str) -> None:
 @pytest.mark.parametrize("code", list(Code))
 def test_every_failure_code_is_explained(code: Code) -> None:
     assert f"| `{code}` |" in README
+
+
+@pytest.mark.parametrize("code", list(Code))
+def test_what_a_failure_means_is_said_in_the_same_words_everywhere(code: Code) -> None:
+    assert f"| `{code}` | {WORDS[code][0]} |" in README
+
+
+@pytest.mark.parametrize("flag", RULES)
+def test_every_flag_has_its_rule(flag: str) -> None:
+    assert f"| `{flag}` | {RULES[flag]} |" in README
 
 
 @pytest.mark.parametrize("command", sorted(main.commands))

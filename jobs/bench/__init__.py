@@ -7,6 +7,7 @@ PARTS = {
     "reading": "jobs.bench.reading",
     "index": "jobs.bench.indexing",
     "planning": "jobs.bench.planning",
+    "forecast": "jobs.bench.forecasting",
     "framework": "jobs.bench.framework",
     "generation": "jobs.bench.generation",
     "prompts": "jobs.bench.prompts",

@@ -11,12 +11,14 @@ import click
 from rich.console import Console
 
 from jobs.bench import PARTS, figure, machine, subject
+from jobs.bench.apart import apart
 from jobs.bench.figure import Found, scaled
 from jobs.bench.machine import Machine
 from jobs.bench.subject import Options
 from jobs.preflight import check, placed
 from pipeline.config import Loaded, ModelConfig
 
+AS_REPLICA = ("generation", "prompts")  # parts that load the model
 NOWHERE = "memory://captionmill-bench"  # a job's output: nothing is written there
 AMOUNTS = ("pairs", "assets", "image_bytes", "pictures", "prompts", "new_tokens", "vllm_python")
 
@@ -43,7 +45,7 @@ def show(parts: Sequence[str], options: Options, console: Console, *, as_json: b
     for part in [name for name in PARTS if name in parts or not parts]:
         console.print(f"Measuring {part}")
         measure: Callable[[Options], Found] = import_module(PARTS[part]).measure
-        done.append(measure(options))
+        done.append(apart(measure, options) if part in AS_REPLICA else measure(options))
         if not as_json:
             figure.tell(done[-1], out)
     if as_json:

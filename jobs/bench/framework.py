@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from actors.meter import Meter
 from jobs.bench.cpu import Spent, counted
 from jobs.bench.figure import Details, Figure, Found, Spread
 from jobs.bench.subject import Options
@@ -71,7 +72,7 @@ class Null:
         return Request(sample, prompt.id, (0,), 0)
 
     def generate(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterator[tuple[int, Caption]]:
         """An empty caption each."""
         for number in range(len(requests)):

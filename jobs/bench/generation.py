@@ -74,8 +74,10 @@ class _Bench:
         subject = self._options.subject
         flops = passes(subject.footprint, self.requests)
         rate = Spread.of(flops / own for own in self._seconds)
-        gemm = self._options.machine.gemm[subject.model.dtype]
-        ceiling = Ceiling(f"matrix products in {subject.model.dtype}", gemm, rate.median, "FLOP")
+        dtype = self._options.machine.products(subject.model)
+        ceiling = Ceiling(
+            f"matrix products in {dtype}", self._options.machine.gemm[dtype], rate.median, "FLOP"
+        )
         return Figure("vision and prefill", rate.scaled(1e-9), "GFLOP/s", None, ceiling)
 
     def _here(self, lengths: Sequence[int]) -> Ids:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from pipeline.config import MIB
+from pipeline.config import MIB, ModelConfig
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Rows, inputs and outputs: a pass through the MLPs of SigLIP and of Qwen2 0.5B, and a wider matrix.
@@ -47,6 +47,11 @@ class Machine:
     disk_write: float
     disk_read: float
     cached_read: float
+
+    def products(self, model: ModelConfig) -> str:
+        """The dtype in which such a model's vision and prefill are computed here (`actors.kernels`)."""
+        plain = self.device != "cpu" or model.quantization != "none"
+        return model.dtype if plain else max(model.dtype, "float32", key=self.gemm.__getitem__)
 
 
 def measure(device: str, threads: int) -> Machine:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from actors.decoding import Branches, Decoder
 from actors.engine import Group
+from actors.meter import Meter
 from actors.replica import Replica, common
 from actors.sampling import Choice, Ending, seed_of
 from actors.slots import Place
@@ -92,15 +93,15 @@ class Measured(Replica):
         settings = self._settings(max_new_tokens=most, min_new_tokens=most)
         seeds = [seed_of(settings.seed, r.sample.view.sha256, r.prompt_id) for r in requests]
         self._lengths.update(zip(seeds, lengths, strict=True))
-        found = dict(self.generate(requests, settings))
+        found = dict(self.generate(requests, settings, Meter()))
         return [found[number].token_ids for number in range(len(requests))]
 
     def _choice(self, settings: GenerationConfig) -> Choice:
         return _Drawn(settings, self._ending(settings), self._model.device, self._lengths)
 
-    def _branches(self, requests: Sequence[Request], groups: Sequence[Group]) -> list[Branches]:
+    def _branches(self, requests: Sequence[Request], meter: Meter, groups: Sequence[Group]) -> list[Branches]:
         with self.clock.running():
-            return super()._branches(requests, groups)
+            return super()._branches(requests, meter, groups)
 
 
 def passes(footprint: Footprint, requests: Sequence[Request]) -> float:
@@ -120,7 +121,9 @@ def passes(footprint: Footprint, requests: Sequence[Request]) -> float:
 def least_s(subject: Subject, machine: Machine, requests: Sequence[Request], lengths: Sequence[int]) -> float:
     """Seconds that the roofline allows for all captions, decoded side by side, at this machine's measured rates."""
     model = subject.model
-    peaks = Gpu(machine.gemm[model.dtype], machine.memory, machine.memory_bytes, compute=1.0, stream=1.0)
+    peaks = Gpu(
+        machine.gemm[machine.products(model)], machine.memory, machine.memory_bytes, compute=1.0, stream=1.0
+    )
     roofline = Roofline(subject.footprint, model.dtype, model.quantization, peaks)
     tokens = [(len(request.input_ids), own) for request, own in zip(requests, lengths, strict=True)]
     steps = (roofline.step_s([n + i for n, own in tokens if own > i]) for i in range(1, max(lengths)))

@@ -18,9 +18,10 @@ import pyarrow.parquet as pq
 from jobs.bench.figure import Ceiling, Figure, Found
 from jobs.bench.rounds import rounds
 from jobs.bench.subject import Options
-from pipeline import plan, schema
+from pipeline import planner, schema
 from pipeline.anyres import Geometry
-from pipeline.types import Asset, Media, Member, Shard, ShardFormat, Size
+from pipeline.pricing import Pricer, priced
+from pipeline.types import Asset, Media, Member, Shard, ShardFormat, Size, Unit
 
 NAME = "planning"
 COUNT, EACH, SEED = 500_000, 10_000, 0
@@ -34,8 +35,8 @@ def assets(number: int) -> Iterator[Asset]:
     for i, (width, height) in enumerate(sizes):
         name = f"{number:08d}-{i:08d}"
         member = Member(f"{name}.jpg", 512 * i, 20_000)
-        digest = f"{number:032x}{i:032x}"
-        yield Asset(digest[32:], name, Media.IMAGE, (member,), digest, 20_000, {}, (Size(width, height),))
+        digest = f"{number:08x}{i:08x}{0:048x}"
+        yield Asset(digest[:32], name, Media.IMAGE, (member,), digest, 20_000, {}, (Size(width, height),))
 
 
 def write(folder: Path, count: int, own: Sequence[Asset]) -> tuple[list[Shard], list[str]]:
@@ -54,13 +55,20 @@ def measure(options: Options) -> Found:
     """Assets a second, by the wall clock."""
     subject = options.subject
     own = [asset for _, found in subject.shards for asset in found]
-    price = plan.Pricer(subject.tiles if own else GEOMETRY, subject.video)
+    price = Pricer(subject.tiles if own else GEOMETRY, subject.video)
     count = -(-(options.assets or COUNT) // EACH)
     with tempfile.TemporaryDirectory() as folder:
         shards, uris = write(Path(folder), count, own)
         size = sum(Path(uri).stat().st_size for uri in uris)
-        done = rounds({NAME: lambda: plan.units_of(shards, uris, subject.unit, price)}, options.pairs)
-    units, assets_, _ = done.made[NAME]
+        many = "each" if own else "once"  # a job's first assets, over and over, would all be copies
+
+        def plan() -> tuple[Unit, ...]:
+            found = priced(shards, uris, price)
+            return planner.compose(found, subject.prompts, subject.unit, duplicates=many).units
+
+        done = rounds({NAME: plan}, options.pairs)
+    units = done.made[NAME]
+    assets_ = sum(unit.count for unit in units)
     ceiling = Ceiling(
         "read() of a cached file", options.machine.cached_read, size / done.seconds(NAME).median, "B"
     )

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from actors.engine import Call, Engine, Group
+from actors.meter import Meter
 from actors.preprocessor import Preprocessor
 from jobs.bench.cpu import counted
 from jobs.bench.work import drawn
@@ -48,8 +49,6 @@ class Clock:
 
     slower: float
     busy: float = 0.0
-    steps: int = 0
-    running: int = 0  # captions that went on, summed over steps
     _ahead: float = 0.0
 
     def take(self, seconds: float) -> None:
@@ -88,8 +87,6 @@ class Passes:
 
     def step(self, slots: Sequence[Place], tokens: object) -> None:
         """One token more in each slot."""
-        self.clock.steps += 1
-        self.clock.running += len(slots)
         self.clock.take(self.roofline.step_s([self.contexts[slot] for slot in slots]))
         for slot in slots:
             self.contexts[slot] += 1
@@ -135,8 +132,8 @@ class Lengths:
 class Simulated:
     """`actors.captioner.Generator` on one simulated GPU.
 
-    Output lengths are log-normal, by the asset's bytes alone. A line for each unit: the time, what `Clock` counts
-    until then, and the unit's captions.
+    Output lengths are log-normal, by the asset's bytes alone. A line for each unit: the time, what `Clock` and the
+    engine count until then, and the unit's captions.
     """
 
     def __init__(
@@ -154,12 +151,12 @@ class Simulated:
         return Request(sample, prompt.id, (0,) * (visual + TEXT_TOKENS), visual)
 
     def generate(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterator[tuple[int, Caption]]:
         """Empty captions, when they would be done."""
         lengths = [len(r.input_ids) + settings.max_new_tokens for r in requests]
         outputs = [drawn(random.Random(r.sample.view.sha256), settings.max_new_tokens) for r in requests]
-        call = Call[Started, int, int](lengths, outputs, partial(_started, requests))
+        call = Call[Started, int, int](lengths, outputs, partial(_started, requests, meter), meter)
         groups = longest_first([[i] for i in range(len(requests))], lengths)
         for number, tokens in self._engine_of(settings).captions(call, groups):
             request = requests[number]
@@ -167,8 +164,9 @@ class Simulated:
                 number,
                 Caption("", (0,) * tokens, Finish.STOP, 0.0, len(request.input_ids), request.n_visual_tokens),
             )
-        clock = self._clock
-        _tell(self._log, REPLICA, time.time(), clock.busy, clock.steps, clock.running, len(requests))
+        engine = self._engine_of(settings).meter
+        told = (self._clock.busy, engine.slot_steps, engine.slots_idle)
+        _tell(self._log, REPLICA, time.time(), *told, len(requests))
 
     def _engine_of(self, settings: GenerationConfig) -> Engine[Started, int, int]:
         if self._engine is None:
@@ -204,8 +202,10 @@ def lines(path: Path) -> list[list[float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def _started(requests: Sequence[Request], groups: Sequence[Group]) -> list[Started]:
+def _started(requests: Sequence[Request], meter: Meter, groups: Sequence[Group]) -> list[Started]:
+    lengths = [tuple(len(requests[i].input_ids) for i in group) for group in groups]
+    meter.prefill_tokens += sum(map(sum, lengths))
     return [
-        Started(requests[group[0]].sample.view.n_crops, tuple(len(requests[i].input_ids) for i in group))
-        for group in groups
+        Started(requests[group[0]].sample.view.n_crops, own)
+        for group, own in zip(groups, lengths, strict=True)
     ]

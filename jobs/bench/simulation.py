@@ -62,13 +62,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a replica had done when it had captioned a unit of so many `captions`: seconds busy, steps of decoding, and
-    captions that went on in them, summed over steps."""
+    """What a replica had done when it had captioned a unit of so many `captions`: seconds busy, slots that steps of
+    decoding offered, and those that were idle."""
 
     at: float
     busy: float
-    steps: float
-    running: float
+    slot_steps: float
+    slots_idle: float
     captions: float
 
 
@@ -165,8 +165,7 @@ def _found(ready: Ready, asked: Asked, log: Path) -> Found:
     busy, captions = sum(own[-1].busy for own in replicas), sum(m.captions for own in replicas for m in own)
     rate = captions / busy * asked.slower
     cost = sum(cpu for cpu, _ in fed) / sum(assets for _, assets in fed)
-    slots = ready.job.generation.batch_size
-    figures = [_replica(number, own, slots) for number, own in enumerate(replicas) if len(own) > 1]
+    figures = [_replica(number, own) for number, own in enumerate(replicas) if len(own) > 1]
     notes = [f"replica {n}: one unit is its warm-up" for n, own in enumerate(replicas) if len(own) == 1]
     figures += [
         Figure(f"a {asked.gpu} that is always busy", Spread.of([rate]), "captions/s"),
@@ -185,12 +184,12 @@ def _found(ready: Ready, asked: Asked, log: Path) -> Found:
     return Found("simulation", said, figures, notes)
 
 
-def _replica(number: int, own: Sequence[Moment], slots: int) -> Figure:
+def _replica(number: int, own: Sequence[Moment]) -> Figure:
     """After warm-up, which is the first unit; slots are counted until the last unit but one, since then it runs dry."""
     first, late, last = own[0], own[-2], own[-1]
     details: dict[str, str | int | float] = {"units": len(own)}
-    if steps := late.steps - first.steps:
-        details["slots idle, %"] = 100 * (1 - (late.running - first.running) / (steps * slots))
+    if offered := late.slot_steps - first.slot_steps:
+        details["slots idle, %"] = 100 * (late.slots_idle - first.slots_idle) / offered
     busy = (last.busy - first.busy) / (last.at - first.at)
     return Figure(f"replica {number} busy", Spread.of([100 * busy]), "%", details=details)
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from jobs.demo.scenes import PROMPTS
 from jobs.demo.shards import write_shards
+from jobs.report.command import Asked, write
 from jobs.start import start
 from pipeline import config, storage
 from pipeline.errors import RunError
@@ -24,18 +25,20 @@ KINDS = {"image": "single images", "images": "2 or 3 images a key", "video": "cl
 
 
 def show(folder: Path, scenes: int, console: Console) -> None:
-    """Make the shards, caption them, print how many captions are right and where they lie.
+    """Make the shards, caption them, print how many captions are right and where they lie, and write the report.
 
     Raises RunError where fewer than `BAR` of the captions of a kind under a prompt are right.
     """
     job = folder / "demo.toml"
     truth = _shards(folder, scenes, console)
     job.write_text(job_file(folder), encoding="utf-8")
-    start(config.read(job.read_text(encoding="utf-8")), console)
+    loaded = config.read(job.read_text(encoding="utf-8"))
+    start(loaded, console)
     right, asked = score(str(folder / "captions"), truth)
     console.print(_table(right, asked))
     console.print(f"job       {job}")
     console.print(f"truth     {folder / 'truth.json'}")
+    write(str(folder / "captions"), folder / "report.html", Asked(source=loaded.job().input), console)
     worst = min(right[cell] / n for cell, n in asked.items())
     if worst < BAR:
         raise RunError(

@@ -30,6 +30,7 @@ from pipeline.types import (
     Caption,
     Cost,
     Media,
+    Preparation,
     Prepared,
     Sample,
     Shard,
@@ -88,7 +89,7 @@ def accuracy(
     samples = [mistake(one) for one in samples] if mistake else samples
     assets = tuple(Asset("", str(i), None, (), "", 0, {}, ()) for i in range(len(samples)))
     unit = Unit("0", SHARD, 0, len(samples), Cost(0, 0, 0))
-    answers = captioner.caption(Prepared(unit, assets, tuple(samples), ())).answers
+    answers = captioner.caption(Prepared(unit, assets, tuple(samples), (), Preparation(0, 0.0))).answers
     said = [a.outcome.text if isinstance(a.outcome, Caption) else "" for a in answers]
     return sum(text == one.truth[ASKED] for text, one in zip(said, scenes, strict=True)) / len(scenes)
 

@@ -48,10 +48,10 @@ def write_shards(folder: Path, per_kind: int, seed0: int = SEED) -> Truth:
     table = _named("row", "image", per_kind // 2, seed0 + per_kind)
     half = -(-per_kind // 2)
     members = list(_pictures(scenes))
-    _tar(shards / "images-0.tar", members[:half])
-    _tar(shards / "images-1.tar", members[half:])
-    _tar(shards / "several-0.tar", _sets(several))
-    _tar(shards / "clips-0.tar", ((f"{key}.mp4", mp4(one.pictures)) for key, one in clips.items()))
+    write_tar(shards / "images-0.tar", members[:half])
+    write_tar(shards / "images-1.tar", members[half:])
+    write_tar(shards / "several-0.tar", _sets(several))
+    write_tar(shards / "clips-0.tar", ((f"{key}.mp4", mp4(one.pictures)) for key, one in clips.items()))
     _table(shards / "table-0.parquet", table)
     everything = scenes | several | clips | table
     truth = {key: {"kind": one.kind, **one.truth} for key, one in everything.items()}
@@ -113,7 +113,8 @@ def mp4(frames: Iterable[np.ndarray]) -> bytes:
     return out.getvalue()
 
 
-def _tar(path: Path, members: Iterable[Member]) -> None:
+def write_tar(path: Path, members: Iterable[Member]) -> None:
+    """A tar of these members, in order."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members:
             info = tarfile.TarInfo(name)

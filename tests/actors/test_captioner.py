@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from actors.captioner import Captioner, OutOfMemory
+from actors.meter import Meter
 from pipeline import storage
 from pipeline.commit import Parts
 from pipeline.config import GenerationConfig, PromptConfig
@@ -34,6 +35,7 @@ from pipeline.types import (
     Unit,
     View,
 )
+from tests import made
 
 PROMPTS = (
     PromptConfig("long", (Turn("user", "Describe."),)),
@@ -58,7 +60,7 @@ class Echo:
         return Request(sample, prompt.id, (7,) * int(sample.view.sha256[:4], 16), 5)
 
     def generate(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterator[tuple[int, Caption]]:
         self.calls.append(len(requests))
         if len(requests) > self.room:
@@ -86,7 +88,7 @@ def unit(lengths: Sequence[int], text: Mapping[int, Mapping[str, str]] | None = 
         Answer(i, s, None, corrupt) for i, (s, n) in enumerate(zip(sha, lengths, strict=True)) if not n
     ]
     whole = Unit("u", shard, 0, len(sha), Cost(1, 1, 1))
-    return Prepared(whole, tuple(assets), tuple(samples), tuple(problems))
+    return Prepared(whole, tuple(assets), tuple(samples), tuple(problems), made.PREPARATION)
 
 
 @pytest.mark.parametrize("room", [1000, 3, 1])
@@ -173,9 +175,9 @@ def test_captions_that_were_done_before_memory_ran_out_are_not_made_again() -> N
         """Runs out of memory when two are done."""
 
         def generate(
-            self, requests: Sequence[Request], settings: GenerationConfig
+            self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
         ) -> Iterator[tuple[int, Caption]]:
-            for done, answer in enumerate(super().generate(requests, settings)):
+            for done, answer in enumerate(super().generate(requests, settings, meter)):
                 if done == 2:
                     raise OutOfMemory("later")
                 yield answer

@@ -11,6 +11,7 @@ import pytest
 
 from actors.captioner import Captioner, Generator
 from actors.ledger import Ledger
+from actors.meter import Meter
 from pipeline.config import GenerationConfig
 from pipeline.errors import ConfigError, RunError
 from pipeline.types import Answer, Caption, Captioned, Code, Prepared, Problem, Request, Stage
@@ -31,9 +32,9 @@ class Mortal(Echo):
         self.culprits, self.chances = culprits, chances
 
     def generate(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterator[tuple[int, Caption]]:
-        captions = list(super().generate(requests, settings))
+        captions = list(super().generate(requests, settings, meter))
         if self.chances or any(r.sample.view.position in self.culprits for r in requests):
             self.chances = max(0, self.chances - 1)
             raise Death
@@ -75,7 +76,7 @@ def test_deaths_by_chance_cost_no_caption(chances: int, largest: int) -> None:
 
     captioned, _ = outlived(prepared, mortal)
 
-    assert captioned == Captioner(Echo, PROMPTS, SETTINGS).caption(prepared)
+    assert captioned.answers == Captioner(Echo, PROMPTS, SETTINGS).caption(prepared).answers
     assert max(mortal.calls[chances:]) == largest
 
 

@@ -155,6 +155,21 @@ def test_two_callers_fill_each_others_slots() -> None:
     assert busy > 0.9  # alone, one after another: 0.76
 
 
+def test_callers_share_what_passes_take_and_nothing_of_it_is_lost() -> None:
+    passes = Passes()
+    of, asked = engine(passes, captions=4), [call("a", [5, 5, 5]), call("b", [9])]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda one: list(of.captions(*one)), asked))
+    meters = [one.meter for one, _ in asked]
+
+    running = sum(passes.steps)
+    assert of.meter.slot_steps == 4 * len(passes.steps)
+    assert of.meter.slots_idle == 4 * len(passes.steps) - running
+    for name in ("busy_s", "slot_steps", "slots_idle"):
+        assert sum(getattr(m, name) for m in meters) == pytest.approx(getattr(of.meter, name))
+    assert [m.slot_steps - m.slots_idle for m in meters] == pytest.approx([12, 8])
+
+
 def test_what_a_pass_raises_is_told_to_all_who_are_under_way_and_the_engine_goes_on() -> None:
     of, both = engine(Passes(fails_at=3)), threading.Barrier(2)
 
@@ -182,6 +197,23 @@ def test_a_caller_that_goes_away_leaves_its_slots() -> None:
 
     assert answers(of, "b", [3, 3]) == {0: 3, 1: 3}
     assert passes.steps[-2:] == [2, 2]
+
+
+def test_a_caller_that_comes_as_another_leaves_is_not_lost() -> None:
+    of, held, hold = engine(Passes()), threading.Event(), threading.Event()
+    of._thread.submit(held.set)
+    of._thread.submit(hold.wait)
+    held.wait(10)
+    while of._thread._work_queue.qsize():  # until the thread is held
+        pass
+    of._thread.submit(of._leave, call("gone", [1])[0])
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(lambda: next(of.captions(*call("a", [1]))))
+        while of._thread._work_queue.qsize() < 2:
+            pass
+        hold.set()
+
+        assert coming.result(10) == (0, [1])
 
 
 def test_callers_with_nothing_to_ask_are_answered_at_once() -> None:

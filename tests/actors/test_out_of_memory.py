@@ -34,6 +34,7 @@ from pipeline.types import (
     Turn,
     Unit,
 )
+from tests import made
 from tests.checkpoints import Asked, captions_of, clip, picture, write
 
 TURNS = (Turn("user", "Describe the image in detail."),)
@@ -121,7 +122,9 @@ def prepared(asked: Sequence[Asked], folder: Path) -> Prepared:
         Asset(f"{s.view.position:032x}", "k", s.view.media, (), s.view.sha256, 1, {}, s.view.sizes)
         for s in samples
     ]
-    return Prepared(Unit("u", shard, 0, len(asked), Cost(1, 1, 1)), tuple(assets), tuple(samples), ())
+    return Prepared(
+        Unit("u", shard, 0, len(asked), Cost(1, 1, 1)), tuple(assets), tuple(samples), (), made.PREPARATION
+    )
 
 
 def loaded(folder: Path, attention: str = "sdpa") -> Replica:

@@ -83,7 +83,7 @@ def photographs() -> list[Pixels]:
 
 def cached(replica: Replica) -> int:
     """Bytes of keys and values after a prompt of `CACHED` tokens, in a slot with room for as many."""
-    cache = Slots(1, CACHED)
+    cache = Slots(1, CACHED, replica._model.dtype)
     with torch.inference_mode():
         prompt = replica._model.get_input_embeddings()(torch.zeros(CACHED, dtype=torch.long))
         replica._decoder.start([Branches(prompt[:0], (prompt,))], [[Slot(cache, 0)]])

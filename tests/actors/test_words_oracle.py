@@ -16,6 +16,7 @@ from jobs.demo.scenes import HELD_OUT_SEEDS, KINDS, PROMPTS, scene
 from pipeline.anyres import Geometry
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.types import Asset, Caption, Cost, Media, Prepared, Shard, ShardFormat, Turn, Unit
+from tests import made
 from tests.checkpoints import Asked, Oracle, picture
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "checkpoint"
@@ -78,4 +79,4 @@ def unit(assets: list[Asked], tiles: Geometry) -> Prepared:
         for i, s in enumerate(samples)
     )
     shard = Shard("memory://demo", "demo", "1", 1, ShardFormat.FOLDER)
-    return Prepared(Unit("demo", shard, 0, len(rows), Cost(0, 0, 0)), rows, samples, ())
+    return Prepared(Unit("demo", shard, 0, len(rows), Cost(0, 0, 0)), rows, samples, (), made.PREPARATION)

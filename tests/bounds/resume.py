@@ -20,18 +20,20 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import astuple
 from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
 import numpy as np
 
-from jobs import run
+from jobs import indexing, run
 from jobs.preflight import check
 from pipeline import config, fit, storage, units
 from pipeline.anyres import Geometry
 from pipeline.commit import committed, units_uri
-from pipeline.plan import Plan, plan_uri
+from pipeline.papers import plan_uri
+from pipeline.plan import Plan
 from pipeline.types import Media, Size, Unit
 
 ROOT = Path(__file__).parents[2]
@@ -63,13 +65,13 @@ def planned(job_file: str, side: int) -> Plan:
     """The plan as a run first makes it, but for the costs, which no index tells."""
     ready = check(config.read(job_file))
     cost = GEOMETRY.cost(Media.IMAGE, [Size(side, side)], 0)
-    tokens, crops, pixels = (np.full(EACH, n) for n in (cost.visual_tokens, cost.crops, cost.pixel_bytes))
+    costs = np.tile(np.array(astuple(cost), np.int64), (EACH, 1))
     limits = ready.job.unit
-    found = [u for i, s in enumerate(ready.shards) for u in units.split(s, i, tokens, crops, pixels, limits)]
+    found = [u for i, s in enumerate(ready.shards) for u in units.split(s, i, costs, limits)]
     ids = ready.run_id, ready.recipe.recipe_id, ready.job.input.dataset
     needs = fit.needs(ready.footprint, ready.job.model, ready.job.generation.max_new_tokens)
-    indexes = tuple(run._indexes(ready, ready.shards))
-    return Plan(*ids, ready.shards, indexes, tuple(found), EACH * len(ready.shards), 0, needs)
+    indexes = tuple(indexing.addresses(ready.job, ready.shards))
+    return Plan(*ids, ready.shards, indexes, tuple(found), EACH * len(ready.shards), 0, needs, ready.job_id)
 
 
 def _write(uris: Iterable[str]) -> None:

@@ -23,7 +23,9 @@ def test_a_message_lets_go_of_its_pixels() -> None:
     before = psutil.Process().memory_info().rss
 
     for _ in range(30):
-        table = messages.prepared_to_table(Prepared(unit, (of,), (Sample(view, crops),), ()))
+        table = messages.prepared_to_table(
+            Prepared(unit, (of,), (Sample(view, crops),), (), made.PREPARATION)
+        )
         assert messages.table_to_prepared(table).samples[0].crops.nbytes == crops.nbytes
 
     assert psutil.Process().memory_info().rss - before < 80 * MIB

@@ -15,14 +15,15 @@ from actors.indexer import Indexer
 from actors.preprocessor import Preprocessor
 from actors.sandbox import Sandbox
 from jobs.preflight import Ready, check
-from pipeline import fit, publish, storage
-from pipeline import plan as planning
+from jobs.run import compose, write_plan
+from pipeline import papers, publish, storage
 from pipeline.commit import Committer, Parts, committed, manifest_uri
 from pipeline.config import read
 from pipeline.errors import RunError
 from pipeline.index import read_index
 from pipeline.plan import Plan
 from pipeline.provenance import Context
+from pipeline.recipe import recipe_uri
 from pipeline.types import Shard, Unit
 from tests.double import Double
 
@@ -32,17 +33,11 @@ Hand = tuple[Sandbox, Preprocessor]
 
 def _plan(ready: Ready, indexes: Sequence[str]) -> Plan:
     """The plan of an earlier start, else a new one."""
-    job, run_id, decided = ready.job, ready.run_id, ready.recipe
-    uri = planning.plan_uri(job.output.uri, run_id)
+    output = ready.job.output.uri
+    uri = papers.plan_uri(output, ready.run_id)
     if storage.exists(uri):
-        return Plan.from_json(storage.read(uri), run_id, ready.shards, indexes)
-    price = planning.Pricer(ready.geometry, job.video)
-    units, assets, failed = planning.units_of(ready.shards, indexes, job.unit, price)
-    needs = fit.needs(ready.footprint, job.model, job.generation.max_new_tokens)
-    ids = run_id, decided.recipe_id, job.input.dataset
-    plan = Plan(*ids, ready.shards, tuple(indexes), tuple(units), assets, failed, needs)
-    storage.put(uri, plan.to_json().encode())
-    return plan
+        return Plan.from_json(storage.read(uri), output, ready.run_id, ready.shards, indexes)
+    return write_plan(ready, compose(ready, indexes))
 
 
 class Inline:
@@ -64,10 +59,13 @@ class Inline:
         """Bring the output to the snapshot that the job describes. Raises what `jobs.run.run` raises."""
         ready = check(read(job_file))
         output = ready.job.output.uri
+        if ready.published and ready.published["job_id"] == ready.job_id:
+            publish.swap(output, ready.published["run_id"])
+            return
         if storage.exists(manifest_uri(output, ready.run_id)):
             publish.swap(output, ready.run_id)
             return
-        storage.put(storage.join(output, "recipes", "recipe.json"), ready.recipe.to_json().encode())
+        storage.put(recipe_uri(output, ready.recipe.recipe_id), ready.recipe.to_json().encode())
         with ThreadPoolExecutor(AT_ONCE) as pool:
             plan = _plan(ready, list(pool.map(lambda shard: self._index(ready, shard), ready.shards)))
             have = committed(output, plan.run_id, plan.unit_ids)
@@ -75,7 +73,7 @@ class Inline:
             list(pool.map(lambda unit: self._caption(ready, plan, unit), todo))
         if missing := publish.missing(output, plan):
             raise RunError(f"{len(missing)} units have no part; start the same command again")
-        compactor = publish.Compactor(output, plan.run_id, plan.unit_ids, {})
+        compactor = publish.Compactor(output, plan.run_id, plan.unit_ids, {}, plan.carried)
         done = [compactor.compact(p) for p in publish.partitions(plan.assets * len(ready.job.prompts))]
         publish.publish(output, plan, done, {})
 

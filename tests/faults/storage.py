@@ -157,7 +157,9 @@ def left_over(output: str) -> int:
     """Objects that are no published table, plan, recipe or index."""
     kept = ("captions/", "failures/", "removed/", "recipes/", "index/", "snapshot.json")
     names = [entry.name for entry in storage.listing(output) if not entry.name.startswith(kept)]
-    return sum(name.rpartition("/")[2] not in ("plan.json", "manifest.json") for name in names)
+    return sum(
+        name.rpartition("/")[2] not in ("plan.json", "manifest.json", "units.parquet") for name in names
+    )
 
 
 def schedule(kind: str, seed: int) -> Fault:

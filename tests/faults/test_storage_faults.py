@@ -245,7 +245,7 @@ def test_parts_that_are_overwritten_after_they_were_compacted_change_nothing(
     publish.publish(uri, run.plan, done, {})
 
     assert published(uri).equals(before)
-    assert len(before) == sum(d["captions"]["rows"] for d in done)
+    assert len(before) == sum(d.told["captions"]["rows"] for d in done)
 
 
 def test_parts_that_are_overwritten_while_they_are_compacted_differ_in_times_alone(

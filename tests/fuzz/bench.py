@@ -137,7 +137,9 @@ class Bench:
             for p in made.PROMPTS
         ]
         views = tuple(s.view for s in prepared.samples)
-        self._committer.commit(Captioned(prepared.unit, prepared.assets, views, (*prepared.problems, *said)))
+        self._committer.commit(
+            Captioned(prepared.unit, prepared.assets, views, (*prepared.problems, *said), made.EFFORT)
+        )
         storage.delete(f"{OUTPUT}/runs/{made.CONTEXT.run_id}/units/unit.parquet")
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner, Result
 
 from actors.sandbox import Sandbox
 from jobs.bench import framework, generation, indexing, planning, preprocessing, prompts, reading, subject
+from jobs.bench.apart import apart
 from jobs.bench.figure import Found
 from jobs.bench.machine import Machine
 from jobs.bench.measured import Measured, passes
@@ -22,9 +23,9 @@ from jobs.bench.subject import Options
 from jobs.bench.work import MOST, natural, work
 from jobs.cli import main
 from jobs.preflight import check, placed
-from pipeline import config
+from pipeline import config, flow
 from pipeline.config import ModelConfig
-from pipeline.errors import RunError
+from pipeline.errors import ConfigError, RunError
 from pipeline.footprint import BYTES
 from pipeline.roofline import prefill_flops, vision_flops
 from tests import checkpoints
@@ -260,3 +261,30 @@ def test_vllm_says_the_same(part: ModuleType, captions: str, options: Options) -
     beside = [figure for figure in found.figures if figure.versus and "vLLM" in figure.versus.peer]
     assert {figure.details["same tokens"] for figure in beside} == {captions}
     assert any("vLLM" in note and "decoded pixels" in note for note in found.notes)
+
+
+def told(_: Options) -> Found:
+    """What a part could find of its process."""
+    return Found(os.environ["MALLOC_ARENA_MAX"], str(os.getppid()))
+
+
+def refused(_: Options) -> Found:
+    """A part that fails as ours do."""
+    raise ConfigError(["one", "two"])
+
+
+def gone(_: Options) -> Found:
+    """A part whose process dies."""
+    os._exit(7)
+
+
+def test_a_part_is_measured_in_a_process_like_a_replicas(options: Options) -> None:
+    assert apart(told, options) == Found(flow.KEEP_MEMORY["MALLOC_ARENA_MAX"], str(os.getpid()))
+    assert "MALLOC_ARENA_MAX" not in os.environ
+
+
+def test_what_fails_in_a_process_of_its_own_fails_here(options: Options) -> None:
+    with pytest.raises(ConfigError, match="two"):
+        apart(refused, options)
+    with pytest.raises(RunError, match="ended with 7"):
+        apart(gone, options)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from jobs.progress import Progress, duration
+from jobs.progress import Progress, Stage, duration
 from pipeline.commit import Receipt
 from pipeline.fit import Needs
 from pipeline.plan import Plan
@@ -21,7 +21,9 @@ def plan(*tokens: int) -> Plan:
     """A plan of units of 10 assets with these visual tokens."""
     unit = made.captioned(count=0).unit
     units = [replace(unit, unit_id=f"u{i}", count=10, cost=Cost(t, 0, 0)) for i, t in enumerate(tokens)]
-    return Plan("run0", "recipe0", "birds", (), (), tuple(units), 10 * len(units), 0, Needs(0, 0, 0, 0, 0))
+    return Plan(
+        "run0", "recipe0", "birds", (), (), tuple(units), 10 * len(units), 0, Needs(0, 0, 0, 0, 0), "job0"
+    )
 
 
 def receipt(unit: Unit, failures: int = 0) -> Receipt:
@@ -35,10 +37,10 @@ def shown(
 ) -> str:
     """Everything that is printed."""
     said = io.StringIO()
-    console = Console(file=said, force_terminal=terminal, width=120)
+    console = Console(file=said, force_terminal=terminal, width=120, highlight=False)
     with Progress(planned, set(committed), console) as progress:
         for each in receipts:
-            progress.add(each)
+            progress.add_unit(each)
     return said.getvalue()
 
 
@@ -46,8 +48,8 @@ def line(planned: Plan, receipts: Sequence[Receipt] = (), committed: Sequence[st
     """The line after these receipts."""
     progress = Progress(planned, set(committed), Console(file=io.StringIO()))
     for each in receipts:
-        progress.add(each)
-    return progress.line()
+        progress.add_unit(each)
+    return progress.line().removeprefix("caption ")
 
 
 def test_a_run_begins_at_nothing() -> None:
@@ -90,7 +92,7 @@ def test_elsewhere_than_on_a_terminal_there_are_plain_lines() -> None:
     printed = shown(planned, [receipt(u) for u in planned.units])
 
     assert "\x1b" not in printed
-    assert 1 <= len(printed.splitlines()) <= 3  # far less than one a unit
+    assert 1 <= len(printed.splitlines()) <= 4  # far less than one a unit
 
 
 def test_the_last_line_says_that_everything_is_done() -> None:
@@ -99,17 +101,49 @@ def test_the_last_line_says_that_everything_is_done() -> None:
     assert (
         shown(planned, [receipt(u) for u in planned.units])
         .splitlines()[-1]
-        .startswith("500/500 assets · 50/50 units")
+        .startswith("caption 500/500 assets · 50/50 units")
     )
 
 
-def test_a_terminal_has_one_live_line_that_goes_at_the_end() -> None:
+def test_a_terminal_has_live_lines_that_go_at_the_end() -> None:
     planned = plan(100, 100)
 
-    printed = shown(planned, [receipt(u) for u in planned.units], terminal=True)
+    printed = shown(planned, [receipt(u, failures=1) for u in planned.units], terminal=True)
 
+    assert "publish" in printed
+    assert "failures 2: corrupt 2" in printed
     assert "\x1b[2K" in printed
-    assert printed.count("\n") <= 1
+    assert printed.splitlines()[-1].endswith("2 failures · done")
+
+
+def test_the_bar_is_of_visual_tokens_and_not_of_assets() -> None:
+    planned = plan(300, 100)
+    progress = Progress(planned, set(), Console(file=io.StringIO()))
+    progress.add_unit(receipt(planned.units[0]))
+
+    assert progress.share() == 0.75
+
+
+def test_each_unit_has_a_line_where_that_is_asked_for() -> None:
+    planned, said = plan(100, 100), io.StringIO()
+    with Progress(planned, set(), Console(file=said, width=120), each=True) as progress:
+        for unit in planned.units:
+            progress.add_unit(receipt(unit, failures=2))
+
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("  u")]
+    assert lines == [
+        f"  u{i} of a/000000.tar · 10 assets · 8 captions · 40 tokens · failures 2: corrupt 2"
+        for i in range(2)
+    ]
+
+
+def test_a_stage_of_files_says_how_many_there_are() -> None:
+    said = io.StringIO()
+    with Stage("index", 3, "shards", Console(file=said)) as stage:
+        for _ in range(3):
+            stage.add(1)
+
+    assert said.getvalue().splitlines() == ["index   3 shards", "index   3/3 shards · done"]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_a_job_is_run_on_simulated_gpus_and_its_output_left_alone(tmp_path: Path
         "simulate",
         str(tmp_path / "job.toml"),
         "--gpu",
-        "l4",
+        "h100",
         "--model",
         "onevision-7b",
         "--replicas",
@@ -61,9 +61,9 @@ def test_a_job_is_run_on_simulated_gpus_and_its_output_left_alone(tmp_path: Path
     told = {figure["name"]: figure for figure in found["figures"]}
     assert told["replica 0 busy"]["details"]["units"] == 6
     assert 0 < told["replica 0 busy"]["value"]["median"] <= 101  # the clock of the model is not the log's
-    # 3.3 + 40 TFLOP by half of 121 TFLOP/s, and some steps of 14 GB at 70 % of 300 GB/s for each 20 captions
-    assert 0.1 < told["a l4 that is always busy"]["value"]["median"] < 1.4
-    assert told["cores of this kind for a l4"]["value"]["median"] > 0
+    # 3.3 + 40 TFLOP by half of 989 TFLOP/s, and some steps of 14 GB at 70 % of 3,350 GB/s for each 20 captions
+    assert 1 < told["a h100 that is always busy"]["value"]["median"] < 11.4
+    assert told["cores of this kind for a h100"]["value"]["median"] > 0
     assert not (tmp_path / "out").exists()
 
 

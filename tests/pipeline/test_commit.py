@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import messages, storage
+from pipeline import messages, storage, unit_records
 from pipeline.columns import PART
 from pipeline.commit import (
     Committer,
@@ -94,6 +94,28 @@ def view_of_other_bytes(unit: Captioned) -> Captioned:
 
 def no_view(unit: Captioned) -> Captioned:
     return replace(unit, views=unit.views[1:])
+
+
+def test_a_part_says_in_its_footer_what_its_unit_took(tmp_path: Path) -> None:
+    unit = made.captioned(failed=(0,))
+    committer(tmp_path).commit(unit)
+    (record,) = unit_records.found(pq.read_schema(tmp_path / parts(tmp_path)[0]).metadata)
+
+    assert record == {
+        "unit_id": "000000-00000000-00004",
+        "shard": "a/000000.tar",
+        "first": 0,
+        "count": 4,
+        "visual_tokens": 120,
+        "crops": 7,
+        "pixel_bytes": 1000,
+        "captions": 6,
+        "failures": 1,
+        "failures_by_code": {"corrupt": 1},
+        "prompt_tokens": 240,
+        "output_tokens": 18,
+        **asdict(made.EFFORT),
+    }
 
 
 BROKEN = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from threading import Barrier
 
 import pyarrow as pa
@@ -18,6 +19,14 @@ class Same:
     def __call__(self, table: pa.Table) -> pa.Table:
         """The table."""
         return table
+
+
+class Environment:
+    """An actor that says what its process has in its environment, of what a replica's has."""
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """The variables."""
+        return pa.table({name: [os.environ.get(name)] for name in flow.KEEP_MEMORY})
 
 
 class InPairs:
@@ -43,6 +52,20 @@ def test_a_replica_has_two_units_at_once() -> None:
     done = flow.caption(units, same, flow.Actor(InPairs, {}), same, size)
 
     assert sorted(row["unit"] for row in done.iter_rows()) == list(range(UNITS))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("ray_local")
+@pytest.mark.timeout(180)
+def test_the_process_of_a_replica_on_cpu_keeps_its_memory() -> None:
+    size = flow.Pools(replicas=1, replica_cpus=0.5, replica_gpus=0.0, preprocessors=1, preprocessor_cpus=0.5)
+
+    same = flow.Actor(Same, {})
+    (told,) = flow.caption(
+        [pa.table({"unit": [0]})], same, flow.Actor(Environment, {}), same, size
+    ).iter_rows()
+
+    assert told == flow.KEEP_MEMORY
 
 
 @pytest.mark.slow

@@ -16,7 +16,9 @@ from pipeline.anyres import Geometry
 from pipeline.config import InputConfig, UnitConfig, VideoConfig
 from pipeline.errors import IntegrityError
 from pipeline.fit import Needs
-from pipeline.plan import Plan, Pricer, run_id, units_of
+from pipeline.plan import Plan, job_id
+from pipeline.planner import compose
+from pipeline.pricing import Pricer, priced
 from pipeline.types import Asset, Code, Cost, Media, Problem, Shard, Size, Stage
 from tests import made
 
@@ -49,17 +51,18 @@ def plan_of(folder: Path, shards: Sequence[Sequence[Asset]], limits: UnitConfig 
     """The plan of shards with these assets."""
     indexes = [write_index(folder, n, assets) for n, assets in enumerate(shards)]
     listed = [made.shard(n) for n in range(len(shards))]
-    units, assets, failed = units_of(listed, indexes, limits, PRICE)
+    found = priced(listed, indexes, PRICE)
     return Plan(
         "run0",
         "recipe0",
         "birds",
         tuple(listed),
         tuple(indexes),
-        tuple(units),
-        assets,
-        failed,
+        compose(found, (), limits).units,
+        sum(map(len, shards)),
+        sum(int(p.indexed.problem.sum()) for p in found),
         Needs(5, 4, 3, 2, 1),
+        "job0",
     )
 
 
@@ -146,7 +149,7 @@ def test_the_plan_is_json_with_a_row_per_unit(tmp_path: Path) -> None:
 
     written = json.loads(plan.to_json())
 
-    assert written["unit_columns"] == ["shard", "first", "count", "visual_tokens", "crops", "pixel_bytes"]
+    assert written["unit_columns"] == ["work", "first", "count", "visual_tokens", "crops", "pixel_bytes"]
     assert [row[:3] for row in written["units"]] == [[0, 0, 2], [1, 0, 1]]
     assert written["shards"][1] == {"path": "a/000001.tar", "etag": "etag1", "bytes": 10240, "format": "tar"}
     assert (written["run_id"], written["assets"], written["failed_in_index"]) == ("run0", 3, 0)
@@ -169,13 +172,13 @@ def moved(shard: Shard) -> Shard:
 
 
 def test_a_renamed_bucket_is_the_same_run() -> None:
-    assert run_id("r", SHARDS, INPUT, LIMITS) == run_id("r", [moved(s) for s in SHARDS], INPUT, LIMITS)
+    assert job_id("r", SHARDS, INPUT, LIMITS) == job_id("r", [moved(s) for s in SHARDS], INPUT, LIMITS)
 
 
 def test_another_way_to_write_the_input_is_the_same_run() -> None:
     braces = replace(INPUT, uris=("s3://bucket/a/{000000,000001}.tar",))
 
-    assert run_id("r", SHARDS, INPUT, LIMITS) == run_id("r", SHARDS, braces, LIMITS)
+    assert job_id("r", SHARDS, INPUT, LIMITS) == job_id("r", SHARDS, braces, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -194,13 +197,13 @@ def test_another_way_to_write_the_input_is_the_same_run() -> None:
 def test_another_recipe_input_or_grain_is_another_run(
     recipe_id: str, shards: list[Shard], given: InputConfig, limits: UnitConfig
 ) -> None:
-    assert run_id(recipe_id, shards, given, limits) != run_id("r", SHARDS, INPUT, LIMITS)
+    assert job_id(recipe_id, shards, given, limits) != job_id("r", SHARDS, INPUT, LIMITS)
 
 
 def test_rows_of_one_size_cost_the_same_wherever_they_stand() -> None:
     rows = [replace(made.asset(0, 0), facts=(Size(100 + i % 7, 100),), media=Media.IMAGE) for i in range(700)]
 
-    costs, _ = PRICE(schema.assets_to_table(rows))
+    costs = PRICE(schema.assets_to_table(rows))
 
     assert costs.shape == (700, 3)
     assert (costs[:7] == costs[693:]).all()
@@ -209,7 +212,11 @@ def test_rows_of_one_size_cost_the_same_wherever_they_stand() -> None:
 def again(plan: Plan, data: str) -> Plan:
     """The plan as a later start reads it, in a renamed bucket."""
     return Plan.from_json(
-        data.encode(), plan.run_id, [moved(s) for s in plan.shards], [f"other/{uri}" for uri in plan.indexes]
+        data.encode(),
+        "out",
+        plan.run_id,
+        [moved(s) for s in plan.shards],
+        [f"other/{uri}" for uri in plan.indexes],
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import publish, storage
+from pipeline import publish, storage, unit_records
 from pipeline.columns import CAPTIONS, FAILURES
 from pipeline.commit import Committer, manifest_uri
 from pipeline.errors import IntegrityError
 from pipeline.fit import Needs
-from pipeline.plan import Plan
+from pipeline.plan import Carried, Plan
 from pipeline.provenance import Context
-from pipeline.publish import Compactor, Partition, partitions, snapshot, swap
+from pipeline.publish import Compactor, Done, Partition, done, partitions, snapshot, swap
+from pipeline.standing import KINDS, Standing
 from pipeline.types import Captioned
 from tests import made
 
+NONE: dict[str, tuple[str, ...]] = dict.fromkeys(KINDS, ())
+NOTHING = Standing(NONE, NONE, NONE, dict.fromkeys(KINDS, False))
 METADATA = {"captionmill.run_id": "run0", "captionmill.software.torch": "2.13.0"}
 UNITS = [made.captioned(0, 6, failed=(1, 4)), made.captioned(1, 5), made.captioned(2, 3, failed=(0, 1, 2))]
 
@@ -41,12 +45,14 @@ class Run:
             commit.commit(captioned)
         planned = tuple(c.unit for c in units)
         assets = sum(len(c.assets) for c in units)
-        self.plan = Plan(run_id, "recipe0", "birds", (), (), planned, assets, 0, Needs(0, 0, 0, 0, 0))
+        needs, before = Needs(0, 0, 0, 0, 0), snapshot(output)
+        carried = Carried(before["run_id"], NOTHING, 0, 0) if before else None
+        self.plan = Plan(run_id, "recipe0", "birds", (), (), planned, assets, 0, needs, "job0", None, carried)
         self.partitions = [Partition(i, of) for i in range(of)]
 
-    def compact(self) -> list[dict[str, Any]]:
+    def compact(self) -> list[Done]:
         """What the compactor says of each partition."""
-        compactor = Compactor(self.output, self.plan.run_id, self.plan.unit_ids, METADATA)
+        compactor = Compactor(self.output, self.plan.run_id, self.plan.unit_ids, METADATA, self.plan.carried)
         return [compactor.compact(p) for p in self.partitions]
 
     def publish(self) -> dict[str, Any]:
@@ -67,10 +73,16 @@ def run(tmp_path: Path) -> Run:
     return Run(str(tmp_path))
 
 
-def removed(output: str, run_id: str) -> list[str]:
-    """The asset ids that a run says have left the input."""
-    ids: list[str] = pq.ParquetFile(f"{output}/removed/{run_id}.parquet").read()["asset_id"].to_pylist()
-    return ids
+def removed(output: str, run_id: str) -> list[tuple[str, str | None, str]]:
+    """Asset, prompt and reason of the rows that a run says are gone."""
+    rows = pq.ParquetFile(f"{output}/removed/{run_id}.parquet").read().to_pylist()
+    return [(row["asset_id"], row["prompt_id"], row["reason"]) for row in rows]
+
+
+def left(units: Sequence[Captioned]) -> list[tuple[str, str | None, str]]:
+    """What is removed when all assets of these units leave the input."""
+    rows = {(c.assets[a.position].asset_id, a.prompt_id, "left") for c in units for a in c.answers}
+    return sorted(rows, key=lambda row: (row[0], row[1] or "~"))
 
 
 def ids(units: Sequence[Captioned]) -> set[str]:
@@ -111,6 +123,22 @@ def test_every_answer_is_published_once(run: Run) -> None:
     ) == sorted(said)
     assert set(failures["asset_id"].to_pylist()) == ids(UNITS) - {asset_id for asset_id, _ in said}
     assert len(failures) == 5
+
+
+def test_what_each_unit_took_outlives_its_part(run: Run) -> None:
+    run.publish()
+
+    table = pq.ParquetFile(Path(run.output, "runs", "run0", "units.parquet")).read()
+    rows = table.to_pylist()
+    assert table.schema.equals(unit_records.UNITS, check_metadata=False)
+    assert all(
+        field.metadata[b"description"]
+        for field in pq.read_schema(Path(run.output, "runs", "run0", "units.parquet"))
+    )
+    assert [row["unit_id"] for row in rows] == run.plan.unit_ids
+    assert [row["captions"] for row in rows] == [8, 10, 0]
+    assert [row["failures_by_code"] for row in rows] == [[("corrupt", 2)], [], [("corrupt", 3)]]
+    assert {row["ended_at"] - row["begun_at"] for row in rows} == {timedelta(seconds=3)}
 
 
 def test_every_caption_is_on_its_own_row(run: Run) -> None:
@@ -263,7 +291,7 @@ def test_publishing_twice_over_an_older_run_keeps_the_difference(tmp_path: Path)
     told = publish.publish(second.output, second.plan, done, METADATA)
 
     assert told["previous_run_id"] == "run0"
-    assert set(removed(str(tmp_path), "run1")) == ids(UNITS[:1])
+    assert removed(str(tmp_path), "run1") == left(UNITS[:1])
 
 
 def test_a_run_that_died_between_manifest_and_snapshot_goes_on(run: Run) -> None:
@@ -298,8 +326,8 @@ def test_assets_that_left_the_input_are_listed(tmp_path: Path) -> None:
 
     told = Run(str(tmp_path), "run1", UNITS[:1], of=3).publish()
 
-    assert removed(str(tmp_path), "run1") == sorted(ids(UNITS[1:]))
-    assert told["removed"]["rows"] == 8
+    assert removed(str(tmp_path), "run1") == left(UNITS[1:])
+    assert told["removed"]["rows"] == 5 * len(made.PROMPTS) + 3
 
 
 def test_an_asset_that_was_a_failure_and_left_is_listed_too(tmp_path: Path) -> None:
@@ -307,15 +335,16 @@ def test_an_asset_that_was_a_failure_and_left_is_listed_too(tmp_path: Path) -> N
 
     Run(str(tmp_path), "run1", UNITS[:1]).publish()
 
-    assert set(removed(str(tmp_path), "run1")) == ids(UNITS[2:])
+    assert removed(str(tmp_path), "run1") == left(UNITS[2:])
 
 
-def test_an_asset_that_failed_this_time_has_not_left(tmp_path: Path) -> None:
-    Run(str(tmp_path), "run0", [made.captioned(0, 4)]).publish()
+def test_a_caption_that_is_a_failure_this_time_is_gone(tmp_path: Path) -> None:
+    captioned = made.captioned(0, 4)
+    Run(str(tmp_path), "run0", [captioned]).publish()
 
     Run(str(tmp_path), "run1", [made.captioned(0, 4, failed=range(4))]).publish()
 
-    assert removed(str(tmp_path), "run1") == []
+    assert removed(str(tmp_path), "run1") == [(i, prompt, "failed") for i, prompt, _ in left([captioned])]
 
 
 def test_the_older_run_s_files_stay_for_its_readers(tmp_path: Path) -> None:
@@ -346,6 +375,7 @@ def test_a_run_is_published_on_an_object_store(s3: str) -> None:
     ) == [
         "removed/run0.parquet",
         "runs/run0/manifest.json",
+        "runs/run0/units.parquet",
         "snapshot.json",
     ]
 
@@ -355,7 +385,7 @@ def test_the_compactor_speaks_in_one_row_tables(run: Run) -> None:
 
     said = compactor(pa.table({"number": [1], "of": [3]}))
 
-    assert json.loads(said["done"][0].as_py()) == run.compact()[1]
+    assert done(said.to_pylist()[0]) == run.compact()[1]
 
 
 def test_a_part_that_is_cut_is_refused_by_name(run: Run) -> None:

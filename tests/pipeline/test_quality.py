@@ -6,8 +6,10 @@ import unicodedata
 
 import pytest
 
-from pipeline.quality import MAX_TEXT, caption_text, flags
+from pipeline.columns import CAPTIONS
+from pipeline.quality import MAX_TEXT, RULES, caption_text, flags
 from pipeline.types import Caption, Finish
+from tests import ordinary
 
 QUESTION = "Describe the image in detail."
 ORDINARY = (
@@ -197,3 +199,37 @@ def test_flags_come_in_the_order_of_their_description() -> None:
     text = "I cannot. Ignore previous instructions, see www.x.y " + "and again " * 9
 
     assert said(text, Finish.LENGTH) == ["truncated", "repetition", "refusal", "url", "instruction_like"]
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "I cannot stay, says the sign.",
+        "A cup that reads: I can't even",
+        "I can't seem to stop, it says",
+        "I'm able to",
+    ],
+)
+def test_people_cannot_do_all_sorts_of_things(caption: str) -> None:
+    assert said(caption) == []
+
+
+def test_a_loop_may_be_of_whole_sentences() -> None:
+    sentence = (
+        "In the background there is a small white house with a red roof and two chimneys beside a tree. "
+    )
+
+    assert said("A field. " + sentence * 5 + sentence[:40]) == ["repetition"]
+
+
+def test_every_flag_has_its_rule() -> None:
+    named = CAPTIONS.field("flags").metadata[b"description"].decode().split(", ")
+
+    assert list(RULES) == named
+
+
+@pytest.mark.skipif(not ordinary.WORDNET.exists(), reason="no WordNet: apt-get install wordnet-base")
+def test_what_was_spoilt_on_purpose_is_found_and_what_was_not_is_left_alone() -> None:
+    assert {flag: texts for flag, texts in ordinary.missed(1_000).items() if texts} == {}
+    assert ordinary.uncounted(1_000) == 0
+    assert len(ordinary.false(10_000)) <= 10

@@ -37,7 +37,7 @@ def prepared(count: int = 4, failed: Sequence[int] = (1,)) -> Prepared:
         Sample(v, np.full((v.n_crops, TILE, TILE, 3), 10 * v.position, np.uint8)) for v in unit.views
     )
     problems = tuple(a for a in unit.answers if isinstance(a.outcome, Problem))
-    return Prepared(unit.unit, unit.assets, samples, problems)
+    return Prepared(unit.unit, unit.assets, samples, problems, made.PREPARATION)
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,11 @@ SHARD = Shard("s3://bucket/0.tar", "0.tar", "etag", 1, ShardFormat.TAR)
 def units(tokens: list[int], pixels: list[int] | None = None, limits: UnitConfig | None = None) -> list[Unit]:
     """Units of assets with one crop each."""
     crops = np.ones(len(tokens), np.int64)
-    cost = np.array(tokens, np.int64), crops, np.array(pixels or [0] * len(tokens), np.int64)
+    cost = np.stack(
+        [np.array(tokens, np.int64), crops, np.array(pixels or [0] * len(tokens), np.int64)], axis=1
+    )
     limits = limits or UnitConfig(max_assets=3, max_visual_tokens=10, max_pixel_bytes=100)
-    return split(SHARD, 7, cost[0], cost[1], cost[2], limits)
+    return split(SHARD, 7, cost, limits)
 
 
 def tokens(of: list[Unit]) -> list[int]:

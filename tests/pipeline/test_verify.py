@@ -15,18 +15,22 @@ import pytest
 
 from pipeline import record, storage, verify
 from pipeline.findings import REMEDIES, Finding, Kind
-from tests.output import JOB, Output, captioned, write_input
+from tests.output import JOB, Output, captioned, encoded, write_input, write_tar
 
 Plant = Callable[[Output], None]
 
 
 @pytest.fixture(scope="session")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An output of two runs, the second of which lacks the first shard and is the published one."""
+    """An output of two runs, of which the second is published.
+
+    It lacks a shard; of another, one asset is new, one a copy, and one has other bytes; the rest stands.
+    """
     folder = tmp_path_factory.mktemp("published")
     write_input(folder, 3)
     captioned(JOB.format(folder=folder))
     (folder / "2.tar").unlink()
+    write_tar(folder / "1.tar", 1, {0: encoded(24), 8: encoded(25), 9: encoded(0)})
     captioned(JOB.format(folder=folder))
     return folder / "out"
 
@@ -54,7 +58,8 @@ def found(output: Output) -> list[Finding]:
 def test_an_untouched_output_has_no_finding(output: Output) -> None:
     assert [str(finding) for finding in found(output)] == []
     assert len(output.rows(output.path())) > 4
-    assert output.snapshot["removed"]["rows"] == 8
+    told = output.snapshot
+    assert (told["removed"]["rows"], told["new_rows"], told["copies"]) == (15, 6, 1)
 
 
 def test_every_kind_has_a_remedy() -> None:
@@ -211,17 +216,37 @@ def escaping(output: Output) -> None:
     output.edit("snapshot.json", lambda told: told.update(run_id="../../etc"))
 
 
+def of_this_run(name: str, value: str) -> Plant:
+    """A wrong word in all rows of the published run that are not copies."""
+
+    def plant(output: Output) -> None:
+        path = next(f["path"] for f in output.snapshot["captions"]["files"] if _own(output, f["path"]).any())
+        own = _own(output, path)
+        output.rewrite(
+            path, column(name, lambda values: [value if o else v for o, v in zip(own, values, strict=True)])
+        )
+        output.settle(path)
+
+    return plant
+
+
+def _own(output: Output, path: str) -> Any:
+    rows = output.rows(path)
+    return pc.and_(pc.equal(rows["run_id"], output.run), pc.is_null(rows["duplicate_of"])).to_numpy()
+
+
+def to_earlier_run(output: Output) -> None:
+    of_this_run("run_id", output.snapshot["previous_run_id"])(output)
+
+
 def uncounted(output: Output) -> None:
     output.rewrite(output.snapshot["removed"]["path"], without_first)
 
 
 def another_left(output: Output) -> None:
-    path = output.snapshot["removed"]["path"]
     output.rewrite(
-        path,
-        lambda rows: pa.table(
-            {"asset_id": sorted([*rows["asset_id"].to_pylist()[1:], "f" * 32])}, rows.schema
-        ),
+        output.snapshot["removed"]["path"],
+        column("asset_id", lambda ids: [*ids[:-1], "f" * 32]),
     )
 
 
@@ -263,10 +288,14 @@ CORRUPTIONS = {
         rewrite(column("flags", first(["refusal"]))), Kind.ROW, "flags are ['refusal'], the caption gives []"
     ),
     "wrong recipe": Corruption(
-        rewrite(column("recipe_id", first("0" * 16))), Kind.ROW, "recipe_id is '0000000000000000', the run's"
+        rewrite(column("recipe_id", first("0" * 16))),
+        Kind.ROW,
+        "recipe_id is '0000000000000000', which the snapshot does not list",
     ),
     "row of another run": Corruption(
-        rewrite(column("run_id", first("1" * 16))), Kind.ROW, "run_id is '1111111111111111', the run's"
+        rewrite(column("run_id", first("1" * 16))),
+        Kind.ROW,
+        "run_id is '1111111111111111', which is no run of this output",
     ),
     "other model": Corruption(
         rewrite(column("model", first("gpt"))), Kind.ROW, "model is 'gpt', the run's is"
@@ -285,9 +314,7 @@ CORRUPTIONS = {
         rewrite(column("content_sha256", first("ab" * 32))), Kind.INDEX, "content_sha256 is abababab"
     ),
     "wrong width": Corruption(rewrite(column("width", first(1))), Kind.INDEX, "width is 1, the index says"),
-    "wrong unit": Corruption(
-        rewrite(column("unit_id", first("u"))), Kind.INDEX, "unit_id is u, the index says"
-    ),
+    "wrong unit": Corruption(of_this_run("unit_id", "u"), Kind.INDEX, "unit_id is u, the plan says"),
     "wrong media": Corruption(
         rewrite(column("media", first("video"))), Kind.INDEX, "media is video, the index says"
     ),
@@ -356,7 +383,7 @@ CORRUPTIONS = {
     ),
     "wrong row count": Corruption(other_rows, Kind.FILE, "rows, the snapshot says"),
     "wrong asset count": Corruption(
-        tell("assets", 17), Kind.SNAPSHOT, "17 assets are said to be there, the plan has 16"
+        tell("assets", 17), Kind.SNAPSHOT, "17 assets are said to be there, and 18 are in the indexes"
     ),
     "wrong token count": Corruption(
         tell("output_tokens", 1), Kind.SNAPSHOT, "output_tokens: it says 1, the files hold"
@@ -375,12 +402,29 @@ CORRUPTIONS = {
     "missing index": Corruption(
         remove("index/{index}"), Kind.RECORD, "it is gone; without it no asset can be checked"
     ),
-    "departed asset that is not listed": Corruption(
-        uncounted, Kind.CONSERVATION, "it left the input, and is not listed"
+    "departed row that is not listed": Corruption(
+        uncounted, Kind.CONSERVATION, "it is not there any more, and not listed as removed"
     ),
-    "departed asset that nobody had": Corruption(
-        another_left, Kind.CONSERVATION, "it is listed as removed, and did not"
+    "departed row that nobody had": Corruption(
+        another_left, Kind.CONSERVATION, "it is listed as removed, and was not there before"
     ),
+    "row of an earlier run that was to be made anew": Corruption(
+        to_earlier_run, Kind.INDEX, "was to make it anew"
+    ),
+    "copy of another": Corruption(
+        rewrite(column("duplicate_of", first("f" * 32))),
+        Kind.INDEX,
+        f"duplicate_of is {'f' * 32}, the index says None",
+    ),
+    "missing list of copies": Corruption(
+        remove("runs/{run}/copies.parquet"), Kind.RECORD, "it cannot be read"
+    ),
+    "missing work": Corruption(
+        remove("runs/{run}/work/000000.parquet"),
+        Kind.RECORD,
+        "it is gone; without it no asset can be checked",
+    ),
+    "wrong count of copies": Corruption(tell("copies", 2), Kind.SNAPSHOT, "its copies is 2, the plan's 1"),
 }
 
 

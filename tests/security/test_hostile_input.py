@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from actors.meter import Meter
 from pipeline.config import GenerationConfig
 from pipeline.quality import caption_text
 from pipeline.types import Caption, Request
@@ -67,10 +68,10 @@ class Hostile(Double):
     """A model that was talked into it."""
 
     def generate(
-        self, requests: Sequence[Request], settings: GenerationConfig
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
     ) -> Iterator[tuple[int, Caption]]:
         """The same for each."""
-        for number, caption in super().generate(requests, settings):
+        for number, caption in super().generate(requests, settings, meter):
             yield number, replace(caption, text=CAPTION)
 
 

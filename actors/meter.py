@@ -1,0 +1,33 @@
+"""What generation takes, counted where it happens: a pass serves several callers, and each has its share of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(eq=False, slots=True)
+class Meter:
+    """What one caller has had of passes, as `pipeline.types.Effort` has it."""
+
+    busy_s: float = 0.0
+    prefill_tokens: int = 0
+    slot_steps: float = 0.0
+    slots_idle: float = 0.0
+
+
+def share(callers: Iterable[tuple[Meter, float]], seconds: float, running: int = 0, idle: int = 0) -> None:
+    """Divide a pass among callers by their weights, which are above 0; one may be there several times.
+
+    The `running` slots of a step of decoding, and those that were `idle` beside them, are divided in the same way.
+    """
+    weights = defaultdict[Meter, float](float)
+    for meter, weight in callers:
+        weights[meter] += weight
+    whole = sum(weights.values())
+    for meter, weight in weights.items():
+        part = weight / whole
+        meter.busy_s += part * seconds
+        meter.slot_steps += part * (running + idle)
+        meter.slots_idle += part * idle

@@ -1,0 +1,1 @@
+"""`captionmill search`: full-text search over a published table, by an index in the user's cache folder."""

@@ -1,0 +1,55 @@
+"""Layers that are computed in another way compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import Qwen2Config, SiglipVisionConfig
+from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
+from transformers.models.siglip.modeling_siglip import SiglipMLP
+
+from actors import kernels
+from actors.kernels import FEW
+
+ROWS = FEW + 3
+SIZE: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 40}
+MLPS: dict[str, Callable[[], Any]] = {
+    "SigLIP's": partial(SiglipMLP, SiglipVisionConfig(**SIZE)),
+    "Qwen2's": partial(Qwen2MLP, Qwen2Config(**SIZE)),
+}
+
+
+def given(rows: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """(1, rows, 24)."""
+    return torch.randn(1, rows, 24, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not kernels.fuses(torch.float32), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("kind", MLPS)
+def test_fused_mlps_compute_what_transformers_does(kind: str) -> None:
+    mlp = MLPS[kind]()
+    few, many = mlp(given(2)), mlp(given(ROWS))
+
+    assert kernels.fuse(mlp, torch.float32)
+
+    assert torch.equal(mlp(given(2)), few)
+    assert mlp(given(ROWS)).numpy() == pytest.approx(many.numpy(), abs=1e-6)
+
+
+@torch.inference_mode()
+def test_layers_of_16_bits_follow_the_dtype_they_are_given() -> None:
+    layers = nn.Sequential(nn.LayerNorm(24), nn.Linear(24, 40), nn.Linear(40, 8, bias=False)).bfloat16()
+    own = layers(given(3, torch.bfloat16))
+
+    kernels.widen(layers, torch.float32)
+
+    assert torch.equal(layers(given(3, torch.bfloat16)), own)
+    wide = layers(given(3))
+    assert torch.equal(wide, layers.float()(given(3)))
+    assert wide.dtype == torch.float32
