@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,12 +23,14 @@ from jobs.progress import Progress, Stage
 from pipeline import before, fit, flow, messages, papers, planner, publish, storage
 from pipeline.commit import Committer, Parts, committed, manifest_uri, receipt
 from pipeline.config import Job
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError, RunError, UnfinishedError
 from pipeline.plan import Plan
 from pipeline.pricing import Pricer, priced
 from pipeline.provenance import Context
 from pipeline.types import Shard
 from pipeline.units import longest_first
+
+LOOK_S = 10.0  # between looks at what others have published
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) 
     """Bring the output to the snapshot that the job describes, and return the snapshot. Ray is connected.
 
     How far it is goes to the console, with `each` a line for every unit too.
-    Raises ConfigError, RunError, StorageError or IntegrityError; whatever is committed by then is kept.
+    Raises ConfigError, StorageError, IntegrityError, RunError: OvertakenError, or, where this driver's share is done
+    and others have units left, UnfinishedError. Whatever is committed by then is kept.
     """
     output, run_id, decided = ready.job.output.uri, ready.run_id, ready.recipe
     _check_cluster(ready.job)
@@ -89,8 +93,7 @@ def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) 
     storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
     plan = _earlier(ready)
     have = committed(output, run_id, plan.unit_ids).intersection(plan.unit_ids) if plan else set[str]()
-    unindexed = indexing.missing(ready.job, _left(plan, have) if plan else ready.shards)
-    indexing.make(unindexed, made_of.indexer, console)
+    _index(ready, _left(plan, have) if plan else ready.shards, made_of.indexer, console)
     if plan is None:
         composed = compose(ready, indexing.addresses(ready.job, ready.shards))
         if ready.published and not composed.changes:
@@ -103,8 +106,10 @@ def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) 
         "captionmill.recipe_id": decided.recipe_id,
         **{f"captionmill.software.{name}": v for name, v in decided.software.items()},
     }
-    with Progress(plan, have, console, each=each) as progress:
-        _caption(ready, plan, have, made_of, metadata, progress)
+    own = replace(plan, units=tuple(ready.share.units(plan.units))) if ready.share else plan
+    have.intersection_update(own.unit_ids)
+    with Progress(own, have, console, each=each) as progress:
+        _caption(ready, own, have, made_of, metadata, progress)
     interrupt.check()
     return _publish(output, plan, len(ready.job.prompts), metadata, console)
 
@@ -137,6 +142,13 @@ def _earlier(ready: Ready) -> Plan | None:
         ready.shards,
         indexing.addresses(ready.job, ready.shards),
     )
+
+
+def _index(ready: Ready, shards: Sequence[Shard], indexer: flow.Actor, console: Console) -> None:
+    """Make the indexes that are missing: those of this driver's share, then what others have not made meanwhile."""
+    if ready.share:
+        indexing.make(indexing.missing(ready.job, ready.share.taken(shards)), indexer, console)
+    indexing.make(indexing.missing(ready.job, shards), indexer, console)
 
 
 def _left(plan: Plan, have: Collection[str]) -> list[Shard]:
@@ -187,13 +199,16 @@ def _caption(
     context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
     rows = [messages.unit_to_table(u, plan.index_of(u)) for u in todo]
     committer = flow.Actor(Committer, {"output": job.output.uri, "context": context, "metadata": metadata})
+    looked = time.monotonic()
     for row in flow.caption(
         rows, made_of.preprocessor, made_of.captioner, committer, _pools(job)
     ).iter_rows():
         progress.add_unit(receipt(row))
         interrupt.check()
-        if storage.exists(manifest_uri(job.output.uri, plan.run_id)):
-            break  # another driver has published this run: what is left to do here is done
+        if time.monotonic() - looked >= LOOK_S:
+            if publish.published(job.output.uri, plan):
+                break  # what is left to do here is done
+            looked = time.monotonic()
 
 
 def _publish(
@@ -204,7 +219,7 @@ def _publish(
     try:
         if not storage.exists(manifest):
             return publish.publish(output, plan, _compact(output, plan, prompts, metadata, console), metadata)
-    except (storage.MissingError, RayError, RunError):  # the parts are gone: this driver was overtaken
+    except (storage.MissingError, RayError, RunError):  # the parts are gone: another driver was first
         if not storage.exists(manifest):
             raise
     console.print("Another driver has published this run meanwhile.")
@@ -216,8 +231,8 @@ def _compact(
 ) -> list[publish.Done]:
     """Write the published files, and describe them."""
     if missing := publish.missing(output, plan):
-        raise RunError(
-            f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
+        raise UnfinishedError(
+            f"{len(missing):,} of {len(plan.units):,} units have no part; start the same command again"
         )
     compact = publish.Compactor(output, plan.run_id, plan.unit_ids, metadata, plan.carried)
     parts = [
