@@ -31,11 +31,11 @@ def shards(night: int) -> Input:
     """What is in the input: a new shard each night, in which the night after one asset changes and one leaves."""
     found = {}
     for at in range(night + 1):
-        numbers = range(10 * at + 1, 10 * at + 5)
+        numbers = range(5 * at + 1, 5 * at + 5)
         assets = {str(i): weeks.Asset(i) for i in numbers}
         if at < night:
             first, last = min(numbers), max(numbers)
-            assets[str(first)] = weeks.Asset(first + 5)
+            assets[str(first)] = weeks.Asset(last + 1)
             del assets[str(last)]
         found[f"{at:02d}.tar"] = assets
     return found
