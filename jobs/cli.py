@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from jobs.bench.commands import bench, simulate
+from jobs.events import Events
 from jobs.exit_codes import exit_codes as _exit_codes
 from jobs.export import FORMATS
 from jobs.job_file import JOB, loaded, override, text
@@ -56,7 +57,12 @@ main.add_command(simulate)
 )
 @click.option("-q", "--quiet", "loudness", flag_value="QUIET", help="Only problems and the last summary.")
 @click.option("-v", "--verbose", "loudness", flag_value="VERBOSE", help="A line for each unit.")
-def run(job: Path, retry_failed: bool, codes: Sequence[str], loudness: str | None, **given: Any) -> None:
+@click.option(
+    "--json", "as_json", is_flag=True, help="For programs: a line of JSON for each unit on standard output."
+)
+def run(
+    job: Path, retry_failed: bool, codes: Sequence[str], loudness: str | None, as_json: bool, **given: Any
+) -> None:
     """Index, plan, caption and publish what JOB describes; goes on where an earlier run stopped.
 
     What is published already and has not changed is not done again.
@@ -66,7 +72,8 @@ def run(job: Path, retry_failed: bool, codes: Sequence[str], loudness: str | Non
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     again = tuple(codes) if retry_failed else None
     with _exit_codes(console):
-        start(loaded(job, given), console, Loudness[loudness or "USUAL"], again)
+        events = Events(sys.stdout if as_json else None)
+        start(loaded(job, given), console, Loudness[loudness or "USUAL"], again, events)
 
 
 @main.command()

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from jobs.events import Events
 from jobs.preflight import Looked, Ready, check
 from pipeline import publish, storage
 from pipeline.config import Job, Loaded
@@ -34,13 +35,15 @@ def start(
     console: Console,
     loudness: Loudness = Loudness.USUAL,
     again: Sequence[str] | None = None,
+    events: Events | None = None,
 ) -> dict[str, Any]:
     """Check the job, bring its output to the snapshot that it describes, print the summary, return the snapshot.
 
     `again` are codes of failures that are tried once more, none for all of them; None leaves failures as they are.
+    `events` is told what programs may want to know.
     Raises ConfigError before anything is started, and RunError where the failure budget is spent.
     """
-    begun = time.monotonic()
+    begun, events = time.monotonic(), events or Events()
     found: Iterator[str] = iter(())
     ready = replace(check(loaded), again=None if again is None else tuple(sorted(again)))
     output = ready.job.output.uri
@@ -49,22 +52,24 @@ def start(
         console.print("Nothing to do: this job is published; neither its input nor its recipe has changed.")
         snapshot = publish.swap(output, ready.published["run_id"])
     else:
-        snapshot = _run(ready, console, loudness)
+        snapshot = _run(ready, console, loudness, events)
         found = alike(snapshot, output)
-    for line in (*summary(snapshot, output, time.monotonic() - begun), *found):
+    seconds = time.monotonic() - begun
+    events.published(snapshot, seconds)
+    for line in (*summary(snapshot, output, seconds), *found):
         console.print(line, markup=False)
     _check_budget(snapshot, ready.job)
     return snapshot
 
 
-def _run(ready: Ready, console: Console, loudness: Loudness) -> dict[str, Any]:
+def _run(ready: Ready, console: Console, loudness: Loudness, events: Events) -> dict[str, Any]:
     from jobs.run import actors, run
     from jobs.session import session
 
     quiet = loudness is Loudness.QUIET
     with session(console, quiet=quiet):
         shown = Console(stderr=True, quiet=True) if quiet else console
-        return run(ready, actors(ready), shown, each=loudness is Loudness.VERBOSE)
+        return run(ready, actors(ready), shown, events, each=loudness is Loudness.VERBOSE)
 
 
 def check_dataset(ready: Looked) -> None:
