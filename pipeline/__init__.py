@@ -2,9 +2,10 @@
 
 `types` the nouns, `errors` the vocabulary of what can go wrong, `config` (with `values` and `conversation`) the job
 file, `recipe` what decides a caption, `schema` typed rows to Arrow and back, `messages` what travels between stages,
-`columns` what is published, `storage` (with `retry`, `store_errors`, `streams` and `local`) bytes in and out, `shards`
-(with `patterns`) what the input is, `index` one row per asset (`tar` and `archives`, `tables`, `folders` by kind of
-shard; `row_groups` and `pages` a Parquet file in bounded pieces; `naming` and `draft` the rules that they share),
+`columns` what is published, `storage` (with `retry`, `store_errors`, `streams` and `local`) bytes in and out, `traffic`
+how many, `shards` (with `patterns`) what the input is, `index` one row per asset (`tar` and `archives`, `tables`,
+`folders` by kind of shard; `row_groups` and `pages` a Parquet file in bounded pieces; `naming` and `draft` the rules
+that they share),
 `units` and `plan` the work, `forecast` what it would take, `read` a unit's bytes, `image` (with `containers`) and
 `video` (with `demux`) decoded pixels, `anyres` (with `families`) crops and visual tokens, `prompt` what is asked,
 `batching` which requests run together, `footprint` and `fit` what a checkpoint takes and what memory holds, `quality`
