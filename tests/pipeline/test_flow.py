@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline import flow
+from pipeline.placement import Claim
 
 UNITS = 6
 
@@ -45,7 +46,7 @@ class InPairs:
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.timeout(180)
 def test_a_replica_has_two_units_at_once() -> None:
-    size = flow.Pools(replicas=1, replica_cpus=0.5, replica_gpus=0.0, preprocessors=1, preprocessor_cpus=0.5)
+    size = flow.Pools(1, Claim(cpus=0.5), preprocessors=1, preprocessor=Claim(cpus=0.5))
     units = [pa.table({"unit": [number]}) for number in range(UNITS)]
 
     same = flow.Actor(Same, {})
@@ -58,7 +59,7 @@ def test_a_replica_has_two_units_at_once() -> None:
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.timeout(180)
 def test_the_process_of_a_replica_on_cpu_keeps_its_memory() -> None:
-    size = flow.Pools(replicas=1, replica_cpus=0.5, replica_gpus=0.0, preprocessors=1, preprocessor_cpus=0.5)
+    size = flow.Pools(1, Claim(cpus=0.5), preprocessors=1, preprocessor=Claim(cpus=0.5))
 
     same = flow.Actor(Same, {})
     (told,) = flow.caption(
@@ -72,9 +73,8 @@ def test_the_process_of_a_replica_on_cpu_keeps_its_memory() -> None:
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.timeout(180)
 def test_units_are_committed_on_a_cluster_whose_every_core_an_actor_holds_or_waits_for() -> None:
-    size = flow.Pools(  # for a cluster that had five cores, and lost one of them
-        replicas=4, replica_cpus=1.0, replica_gpus=0.0, preprocessors=1, preprocessor_cpus=1.0
-    )
+    # for a cluster that had five cores, and lost one of them
+    size = flow.Pools(4, Claim(cpus=1.0), preprocessors=1, preprocessor=Claim(cpus=1.0))
     units = [pa.table({"unit": [number]}) for number in range(UNITS)]
 
     same = flow.Actor(Same, {})
