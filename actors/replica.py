@@ -228,6 +228,8 @@ def _memory(gpus: float) -> int:
     """Bytes of memory of the GPUs that this process sees, or of its share of one; the machine's on CPU."""
     if not gpus:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if gpus < 1:  # else its allocator takes the memory of those that it shares the GPU with
+        torch.cuda.set_per_process_memory_fraction(gpus)
     seen = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
     return int(sum(seen) * min(1.0, gpus))
 

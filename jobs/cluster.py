@@ -43,7 +43,7 @@ def check(wanted: ClusterConfig, console: Console) -> None:
     room = sum(replica.fits(node) for node in there)
     if not room and not _may_grow(wanted):
         raise ConfigError([_nowhere(replica, there)])
-    if 0 < room < wanted.replicas:
+    if room < wanted.replicas:
         said = f"There is room for {room} of {wanted.replicas} replicas now; others start when nodes join"
         console.print(said, markup=False)
     free = ray.available_resources().get("GPU", 0.0)
