@@ -70,6 +70,7 @@ class Replica:
         self._config = model
         self._footprint = checkpoint.footprint(Path(folder))
         device(gpus)  # refuses GPUs that torch does not see, before their memory is counted
+        _keep_to_share(gpus)
         self._memory = _memory(gpus)
         self.batch_tokens(GenerationConfig(max_new_tokens))  # refuses what does not fit before it is loaded
         self._model: Any = load_model(model, Path(folder), gpus)
@@ -224,12 +225,16 @@ def load(
     return Replica(model, str(checkpoint.fetch(model)), geometry, max_new_tokens, gpus, decoder)
 
 
+def _keep_to_share(gpus: float) -> None:
+    """Of a GPU that replicas share: else one's allocator takes what the others were planned with."""
+    if 0 < gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus)
+
+
 def _memory(gpus: float) -> int:
     """Bytes of memory of the GPUs that this process sees, or of its share of one; the machine's on CPU."""
     if not gpus:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if gpus < 1:  # else its allocator takes the memory of those that it shares the GPU with
-        torch.cuda.set_per_process_memory_fraction(gpus)
     seen = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
     return int(sum(seen) * min(1.0, gpus))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def test_nodes_that_join_are_used_within_a_minute_by_replicas_and_by_preprocesso
     nodes.start("old", cpus=0, gpus=1)
     job = write("replicas = 3", "gpus_per_replica = 1")
 
-    with driving(nodes, job, "prepare_s=3", "caption_s=0") as drive:
+    with driving(nodes, job, "prepare_s=2", "caption_s=0") as drive:
         drive.wait_for("caption", count=2)
         nodes.start("new", cpus=2, gpus=2)
         began = time.time()
@@ -75,7 +76,7 @@ def test_nodes_that_join_are_used_within_a_minute_by_replicas_and_by_preprocesso
     seconds = captioned.at - began, prepared.at - began
     print("from `ray start` to the first unit: replica {:.1f} s, preprocessor {:.1f} s".format(*seconds))
     assert max(seconds) < SOON_S
-    assert "There is room for 1 of 3 replicas now; others start when nodes join" in drive.said()
+    assert re.search("There is room for [01] of 3 replicas now; others start when nodes join", drive.said())
     assert compare(undisturbed, tmp_path / "out").good
 
 
