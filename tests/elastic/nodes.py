@@ -167,7 +167,7 @@ class Drive:
         found = [Line(*one) for one in split]
         return [line for line in found if line.what == what and node in (None, line.node)]
 
-    def wait_for(self, what: str, node: str | None = None, count: int = 1, *, seconds: float = 60.0) -> Line:
+    def wait_for(self, what: str, node: str | None = None, count: int = 1, *, seconds: float = 180.0) -> Line:
         """The `count`th line of that kind, when it is there. AssertionError where the run ends before."""
 
         def there() -> bool:
@@ -179,7 +179,7 @@ class Drive:
         wait(there, f"no {what} on {node}", seconds)
         return self.lines(what, node)[count - 1]
 
-    def hears(self, words: str, *, seconds: float = 60.0) -> None:
+    def hears(self, words: str, *, seconds: float = 120.0) -> None:
         """Wait until the driver has said so."""
         wait(lambda: words in self.said(), f"the driver has not said {words!r}", seconds)
 
@@ -187,7 +187,7 @@ class Drive:
         """Everything on its standard error so far, without line breaks that a narrow console makes."""
         return self.log.read_text()
 
-    def ends(self, seconds: float = 120.0) -> int:
+    def ends(self, seconds: float = 240.0) -> int:
         """Its exit code, when it has ended."""
         return self.process.wait(seconds)
 

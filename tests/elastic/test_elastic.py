@@ -14,7 +14,7 @@ from tests.elastic.conftest import UNITS, Write
 from tests.elastic.nodes import SPOT, Drive, Nodes, driving
 from tests.faults.compare import compare
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 SOON_S = 60.0  # in which a node that joins is used
 
 
@@ -121,7 +121,7 @@ def test_where_all_gpus_go_the_run_waits_says_so_ends_and_goes_on(
         drive.hears("A node for a replica has joined; the run goes on")
         drive.wait_for("caption", "second", count=2)
         nodes.kill("second")
-        assert drive.ends(90) == 1, drive.said()
+        assert drive.ends() == 1, drive.said()
     assert "✗ for 8 s no node of the cluster can hold a replica (1 GPU)" in drive.said()
     assert "start the same command again" in drive.said()
 
