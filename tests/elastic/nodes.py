@@ -80,7 +80,10 @@ class Nodes:
         host: Host = HERE,
         store: int = 200,
     ) -> None:
-        """Start a node of that name, the first as the head; it has joined some seconds later. `store` is in MB."""
+        """Start a node of that name, the first as the head; it joins a second later. `store` is in MB.
+
+        One at a time: two that start at once on one machine may take the same name for their sockets.
+        """
         if self._living:
             place = [f"--address={self._head}", "--dashboard-agent-listen-port=0"]
         else:
@@ -91,7 +94,8 @@ class Nodes:
         has = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--labels={labels},name={name}"]
         bounds = [f"--object-store-memory={store * 1_000_000}", f"--node-ip-address={host.address}"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", "--include-log-monitor=false"]
-        first = not self._living
+        first, sockets = not self._living, Path(self._folder, "session_latest", "sockets")
+        before = len([*sockets.glob("raylet*")])
         self._living[name] = subprocess.Popen(
             [*host.within, *PROGRAM, "start", "--block", *place, *has, *bounds, *ports],
             cwd=ROOT,
@@ -100,6 +104,7 @@ class Nodes:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        wait(lambda: len([*sockets.glob("raylet*")]) > before, f"no raylet of {name}", 120.0)
         if first:
             self._wait_for_head(host)
 
