@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from pipeline.commit import Parts
 from pipeline.config import GenerationConfig, PromptConfig
 from pipeline.errors import CaptionmillError, MediaError, RunError
 from pipeline.prompt import of_unit
+from pipeline.quality import flags
 from pipeline.types import (
     Answer,
     Caption,
@@ -143,13 +145,14 @@ class Captioner:
         with self._gate.together():
             apart = self._begin(prepared.unit.unit_id) >= UNIT_DEATHS
             answers, requests = self._asked(prepared, () if apart else prepared.samples)
-            done, left, _ = self._tried(requests, meter)
-        yield from [*answers, *done]
+            done, left, _ = self._tried(requests, meter, self._settings)
+        yield from answers
         if apart:
             yield from self._apart(prepared, meter)
         if left:
             with self._gate.alone():
-                yield from self._halved(left, meter)
+                done += self._halved(left, meter, self._settings)
+        yield from self._retried(done, requests, meter, self._gate.alone)
 
     def _begin(self, unit_id: str) -> int:
         """How many replicas died of the unit. RunError where it must be the machine."""
@@ -172,7 +175,8 @@ class Captioner:
                     yield _answer(sample, None, Problem(Stage.GENERATE, Code.REPLICA_DIED, message))
                 else:
                     answers, requests = self._asked(prepared, [sample])
-                    yield from [*answers, *self._alone(requests, meter)]
+                    done = [*self._alone(requests, meter, self._settings)]
+                    yield from [*answers, *self._retried(done, requests, meter, nullcontext)]
                     self._ledger.end(unit_id, position)
 
     def _asked(self, prepared: Prepared, samples: Sequence[Sample]) -> tuple[list[Answer], list[Request]]:
@@ -196,9 +200,46 @@ class Captioner:
         except MediaError as error:
             return _answer(sample, prompt.id, Problem(Stage.PROMPT, error.code, error.message))
 
-    def _alone(self, requests: Sequence[Request], meter: Meter) -> Iterator[Answer]:
+    def _retried(
+        self,
+        answers: Sequence[Answer],
+        requests: Sequence[Request],
+        meter: Meter,
+        gate: Callable[[], AbstractContextManager[None]],
+    ) -> list[Answer]:
+        """The answers; flagged captions drawn anew behind the gate, each time with another seed, until one has no flag.
+
+        Where all have one, the first stands.
+        """
+        asked: dict[tuple[int, str | None], Request] = {
+            (one.sample.view.position, one.prompt_id): one for one in requests
+        }
+        found = {(one.position, one.prompt_id): one for one in answers}
+        for attempt in range(1, self._settings.retries + 1):
+            again = [asked[place] for place, answer in found.items() if self._flagged(answer, asked[place])]
+            if not again:
+                break
+            with gate():
+                drawn = list(self._alone(again, meter, _another(self._settings, attempt)))
+            for answer in drawn:
+                place = answer.position, answer.prompt_id
+                if isinstance(answer.outcome, Caption) and not self._flagged(answer, asked[place]):
+                    found[place] = replace(answer, outcome=replace(answer.outcome, attempt=attempt))
+        return list(found.values())
+
+    def _flagged(self, answer: Answer, request: Request) -> bool:
+        """Whether it is a caption with a flag that counts."""
+        if not isinstance(answer.outcome, Caption):
+            return False
+        prompt = next(prompt for prompt in self._prompts if prompt.id == answer.prompt_id)
+        question = prompt.asked(request.sample.view.media)[-1].text
+        return not set(self._settings.retry_flags).isdisjoint(flags(answer.outcome, question))
+
+    def _alone(
+        self, requests: Sequence[Request], meter: Meter, settings: GenerationConfig
+    ) -> Iterator[Answer]:
         """An answer per request, in no order; halves them while memory does not suffice, down to one."""
-        done, left, message = self._tried(requests, meter)
+        done, left, message = self._tried(requests, meter, settings)
         yield from done
         if left and len(requests) == 1:
             yield _answer(
@@ -207,24 +248,34 @@ class Captioner:
                 Problem(Stage.GENERATE, Code.OUT_OF_MEMORY, message[:300]),
             )
         else:
-            yield from self._halved(left, meter)
+            yield from self._halved(left, meter, settings)
 
-    def _halved(self, requests: Sequence[Request], meter: Meter) -> Iterator[Answer]:
+    def _halved(
+        self, requests: Sequence[Request], meter: Meter, settings: GenerationConfig
+    ) -> Iterator[Answer]:
         half = len(requests) // 2
         for part in filter(None, (requests[:half], requests[half:])):
-            yield from self._alone(part, meter)
+            yield from self._alone(part, meter, settings)
 
-    def _tried(self, requests: Sequence[Request], meter: Meter) -> tuple[list[Answer], list[Request], str]:
+    def _tried(
+        self, requests: Sequence[Request], meter: Meter, settings: GenerationConfig
+    ) -> tuple[list[Answer], list[Request], str]:
         """The answers until memory ran out, the requests that are left then, and what was said of it."""
         left, done = dict(enumerate(requests)), list[Answer]()
         try:
-            asked = self._generator.generate(requests, self._settings, meter) if requests else ()
+            asked = self._generator.generate(requests, settings, meter) if requests else ()
             for number, caption in asked:
                 request = left.pop(number)
                 done.append(_answer(request.sample, request.prompt_id, caption))
         except OutOfMemory as error:
             return done, list(left.values()), str(error)
         return done, [], ""
+
+
+def _another(settings: GenerationConfig, attempt: int) -> GenerationConfig:
+    """The settings of the `attempt`th time after the first."""
+    warm = settings.temperature or settings.retry_temperature
+    return replace(settings, temperature=warm, seed=settings.seed + attempt)
 
 
 def _effort(prepared: Prepared, seconds: float, meter: Meter) -> Effort:

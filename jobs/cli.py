@@ -17,11 +17,12 @@ from rich.console import Console
 from jobs.bench.commands import bench, simulate
 from jobs.exit_codes import exit_codes as _exit_codes
 from jobs.export import FORMATS
-from jobs.job_file import JOB, loaded, override, text
+from jobs.job_file import JOB, SHARE, loaded, override, text
 from jobs.report.commands import explain, report
 from jobs.start import Loudness, start
 from pipeline.roofline import GPUS
 from pipeline.types import Code
+from pipeline.units import Share
 
 if TYPE_CHECKING:
     from jobs.verify import Again
@@ -54,9 +55,19 @@ main.add_command(simulate)
     type=click.Choice(list(Code)),
     help="With --retry-failed: only these; repeatable.",
 )
+@click.option(
+    "--shards", "share", type=SHARE, help="Do the Ith part of N; the part that ends last publishes."
+)
 @click.option("-q", "--quiet", "loudness", flag_value="QUIET", help="Only problems and the last summary.")
 @click.option("-v", "--verbose", "loudness", flag_value="VERBOSE", help="A line for each unit.")
-def run(job: Path, retry_failed: bool, codes: Sequence[str], loudness: str | None, **given: Any) -> None:
+def run(
+    job: Path,
+    retry_failed: bool,
+    codes: Sequence[str],
+    loudness: str | None,
+    share: Share | None,
+    **given: Any,
+) -> None:
     """Index, plan, caption and publish what JOB describes; goes on where an earlier run stopped.
 
     What is published already and has not changed is not done again.
@@ -66,7 +77,7 @@ def run(job: Path, retry_failed: bool, codes: Sequence[str], loudness: str | Non
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     again = tuple(codes) if retry_failed else None
     with _exit_codes(console):
-        start(loaded(job, given), console, Loudness[loudness or "USUAL"], again)
+        start(loaded(job, given), console, Loudness[loudness or "USUAL"], again, share)
 
 
 @main.command()

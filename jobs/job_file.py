@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,24 @@ import click
 from pipeline import config
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError
+from pipeline.units import Share
 
 JOB = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+class _Share(click.ParamType[Share]):
+    """`I/N` with 1 <= I <= N."""
+
+    name = "I/N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Share:
+        found = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", str(value), re.ASCII)
+        if not found or int(found[1]) > int(found[2]):
+            self.fail(f"{value!r} is no part: 1/4, 2/4, 3/4 and 4/4 are those of four", param, ctx)
+        return Share(int(found[1]), int(found[2]))
+
+
+SHARE = _Share()
 
 
 def text(job: Path) -> str:

@@ -5,7 +5,6 @@ Nothing else is written, and Ray is not started where the index is there.
 
 from __future__ import annotations
 
-import io
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -15,7 +14,6 @@ from typing import Any
 
 import click
 import numpy as np
-import pyarrow.parquet as pq
 from rich.console import Console
 from tokenizers import Tokenizer
 
@@ -23,7 +21,7 @@ from actors import checkpoint
 from jobs import indexing, plan_page
 from jobs.preflight import Looked, Ready, look, ready
 from jobs.start import check_dataset
-from pipeline import before, fit, forecast, planner, publish, storage, unit_records
+from pipeline import before, fit, forecast, parquet, planner, publish, storage, unit_records
 from pipeline.commit import Parts, committed
 from pipeline.config import Loaded, PromptConfig
 from pipeline.forecast import Floats, Pace, Survey
@@ -218,7 +216,7 @@ def _measured(looked: Looked, whole: Survey, seconds: Floats) -> dict[str, Any] 
         data = storage.read(unit_records.uri(job.output.uri, published["run_id"]))
     except storage.MissingError:
         return None
-    took = {row["unit_id"]: row for row in pq.ParquetFile(io.BytesIO(data)).read().to_pylist()}
+    took = {row["unit_id"]: row for row in parquet.read(data).to_pylist()}
     predicted = zip(whole.units, seconds.tolist(), strict=True)
     both = [(took[unit.unit_id], seconds) for unit, seconds in predicted if unit.unit_id in took]
     told: dict[str, Any] = {"units": len(both)}

@@ -31,6 +31,7 @@ from pipeline.footprint import Footprint
 from pipeline.patterns import fixed_folder
 from pipeline.recipe import Checkpoint, Recipe
 from pipeline.types import Shard
+from pipeline.units import Share
 
 SOFTWARE = (
     "captionmill",
@@ -63,11 +64,13 @@ class Looked:
 class Ready(Looked):
     """A job that may start: its weights are here.
 
-    `again` are codes of failures that are tried again, none for all of them; None for no failures.
+    `again` are codes of failures that are tried again, none for all of them; None for no failures. `share` is what this
+    driver does where several split the run; None for all of it.
     """
 
     recipe: Recipe
     again: tuple[str, ...] | None = None
+    share: Share | None = None
 
     @property
     def job_id(self) -> str:

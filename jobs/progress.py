@@ -121,7 +121,7 @@ class Progress(Stage):
     """
 
     def __init__(self, plan: Plan, committed: set[str], console: Console, *, each: bool = False) -> None:
-        super().__init__("caption", plan.assets, "assets", console)
+        super().__init__("caption", plan.planned, "assets", console)
         self._units = {u.unit_id: u for u in plan.units}
         self._cost = {u.unit_id: max(1, u.cost.visual_tokens) for u in plan.units}
         self._whole = max(1, sum(self._cost.values()))

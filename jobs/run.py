@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,13 +22,15 @@ from jobs.progress import Progress, Stage
 from pipeline import before, fit, flow, messages, papers, planner, publish, storage
 from pipeline.commit import Committer, Parts, committed, manifest_uri, receipt
 from pipeline.config import Job
-from pipeline.errors import RunError
+from pipeline.errors import RunError, UnfinishedError
 from pipeline.placement import selector
 from pipeline.plan import Plan
 from pipeline.pricing import Pricer, priced
 from pipeline.provenance import Context
 from pipeline.types import Shard
 from pipeline.units import longest_first
+
+LOOK_S = 10.0  # between looks at what others have published
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) 
     """Bring the output to the snapshot that the job describes, and return the snapshot. Ray is connected.
 
     How far it is goes to the console, with `each` a line for every unit too.
-    Raises ConfigError, RunError, StorageError or IntegrityError; whatever is committed by then is kept.
+    Raises ConfigError, StorageError, IntegrityError, RunError: OvertakenError, or, where this driver's share is done
+    and others have units left, UnfinishedError. Whatever is committed by then is kept.
     """
     output, run_id, decided = ready.job.output.uri, ready.run_id, ready.recipe
     cluster.check(ready.job.cluster, console)
@@ -84,10 +88,8 @@ def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) 
     storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
     plan = _earlier(ready)
     have = committed(output, run_id, plan.unit_ids).intersection(plan.unit_ids) if plan else set[str]()
-    unindexed = indexing.missing(ready.job, _left(plan, have) if plan else ready.shards)
-    readers = selector(ready.job.cluster.reader_labels)
     with cluster.patient(ready.job, console, replicas=False):
-        indexing.make(unindexed, made_of.indexer, console, readers)
+        _index(ready, _left(plan, have) if plan else ready.shards, made_of.indexer, console)
     if plan is None:
         composed = compose(ready, indexing.addresses(ready.job, ready.shards))
         if ready.published and not composed.changes:
@@ -100,11 +102,13 @@ def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) 
         "captionmill.recipe_id": decided.recipe_id,
         **{f"captionmill.software.{name}": v for name, v in decided.software.items()},
     }
+    own = replace(plan, units=tuple(ready.share.units(plan.units))) if ready.share else plan
+    have.intersection_update(own.unit_ids)
     with (
-        Progress(plan, have, console, each=each) as progress,
+        Progress(own, have, console, each=each) as progress,
         cluster.patient(ready.job, console, replicas=True),
     ):
-        _caption(ready, plan, have, made_of, metadata, progress)
+        _caption(ready, own, have, made_of, metadata, progress)
     interrupt.check()
     with cluster.patient(ready.job, console, replicas=False):
         return _publish(ready.job, plan, metadata, console)
@@ -126,6 +130,14 @@ def _earlier(ready: Ready) -> Plan | None:
         ready.shards,
         indexing.addresses(ready.job, ready.shards),
     )
+
+
+def _index(ready: Ready, shards: Sequence[Shard], indexer: flow.Actor, console: Console) -> None:
+    """Make the indexes that are missing: those of this driver's share, then what others have not made meanwhile."""
+    labels = selector(ready.job.cluster.reader_labels)
+    if ready.share:
+        indexing.make(indexing.missing(ready.job, ready.share.taken(shards)), indexer, console, labels)
+    indexing.make(indexing.missing(ready.job, shards), indexer, console, labels)
 
 
 def _left(plan: Plan, have: Collection[str]) -> list[Shard]:
@@ -179,11 +191,14 @@ def _caption(
     largest = max(u.cost.pixel_bytes for u in todo)
     size = cluster.pools(job, largest)
     cluster.check_units(size, largest)
+    looked = time.monotonic()
     for row in flow.caption(rows, made_of.preprocessor, made_of.captioner, committer, size).iter_rows():
         progress.add_unit(receipt(row))
         interrupt.check()
-        if storage.exists(manifest_uri(job.output.uri, plan.run_id)):
-            break  # another driver has published this run: what is left to do here is done
+        if time.monotonic() - looked >= LOOK_S:
+            if publish.published(job.output.uri, plan):
+                break  # what is left to do here is done
+            looked = time.monotonic()
 
 
 def _publish(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console) -> dict[str, Any]:
@@ -193,7 +208,7 @@ def _publish(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console
     try:
         if not storage.exists(manifest):
             return publish.publish(output, plan, _compact(job, plan, metadata, console), metadata)
-    except (storage.MissingError, RayError, RunError):  # the parts are gone: this driver was overtaken
+    except (storage.MissingError, RayError, RunError):  # the parts are gone: another driver was first
         if not storage.exists(manifest):
             raise
     console.print("Another driver has published this run meanwhile.")
@@ -204,8 +219,8 @@ def _compact(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console
     """Write the published files, and describe them."""
     output, prompts, readers = job.output.uri, len(job.prompts), selector(job.cluster.reader_labels)
     if missing := publish.missing(output, plan):
-        raise RunError(
-            f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
+        raise UnfinishedError(
+            f"{len(missing):,} of {len(plan.units):,} units have no part; start the same command again"
         )
     compact = publish.Compactor(output, plan.run_id, plan.unit_ids, metadata, plan.carried)
     parts = [

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from jobs.preflight import Looked, Ready, check
 from pipeline import publish, storage
 from pipeline.config import Job, Loaded
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import ConfigError, OvertakenError, RunError, UnfinishedError
 from pipeline.provenance import RETRIABLE
 from pipeline.publish import File
 from pipeline.quality import caption_text
 from pipeline.types import Code
+from pipeline.units import Share
+
+if TYPE_CHECKING:  # importing it takes seconds, and a job with mistakes is told them at once
+    from jobs.run import Actors
 
 
 class Loudness(Enum):
@@ -34,37 +38,63 @@ def start(
     console: Console,
     loudness: Loudness = Loudness.USUAL,
     again: Sequence[str] | None = None,
-) -> dict[str, Any]:
+    share: Share | None = None,
+    made_of: Callable[[Ready], Actors] | None = None,
+) -> dict[str, Any] | None:
     """Check the job, bring its output to the snapshot that it describes, print the summary, return the snapshot.
 
     `again` are codes of failures that are tried once more, none for all of them; None leaves failures as they are.
+    With a `share` only that of the run is done, and None returned where others have units left. Where another run
+    publishes meanwhile, what that leaves to do is planned anew. `made_of` gives other actors than the real ones.
     Raises ConfigError before anything is started, and RunError where the failure budget is spent.
     """
     begun = time.monotonic()
-    found: Iterator[str] = iter(())
-    ready = replace(check(loaded), again=None if again is None else tuple(sorted(again)))
-    output = ready.job.output.uri
-    check_dataset(ready)
-    if again is None and ready.published and ready.published["job_id"] == ready.job_id:
-        console.print("Nothing to do: this job is published; neither its input nor its recipe has changed.")
-        snapshot = publish.swap(output, ready.published["run_id"])
-    else:
-        snapshot = _run(ready, console, loudness)
-        found = alike(snapshot, output)
-    for line in (*summary(snapshot, output, time.monotonic() - begun), *found):
+    codes = None if again is None else tuple(sorted(again))
+    while True:
+        ready = replace(check(loaded), again=codes, share=share)
+        check_dataset(ready)
+        try:
+            snapshot, found = _brought(ready, console, loudness, made_of)
+            break
+        except OvertakenError:
+            console.print("Another run has published its table meanwhile; planning anew what is left to do.")
+    if snapshot is None:
+        return None
+    for line in (*summary(snapshot, ready.job.output.uri, time.monotonic() - begun), *found):
         console.print(line, markup=False)
     _check_budget(snapshot, ready.job)
     return snapshot
 
 
-def _run(ready: Ready, console: Console, loudness: Loudness) -> dict[str, Any]:
+def _brought(
+    ready: Ready, console: Console, loudness: Loudness, made_of: Callable[[Ready], Actors] | None
+) -> tuple[dict[str, Any] | None, Iterator[str]]:
+    """The snapshot that the job describes, and what is odd about it."""
+    output, published = ready.job.output.uri, ready.published
+    if ready.again is None and published and published["job_id"] == ready.job_id:
+        console.print("Nothing to do: this job is published; neither its input nor its recipe has changed.")
+        return publish.swap(output, published["run_id"]), iter(())
+    try:
+        snapshot = _run(ready, console, loudness, made_of)
+    except UnfinishedError:
+        if ready.share is None:
+            raise
+        console.print("This share is done, others are not yet. The one that ends last publishes.")
+        console.print(f"how far   captionmill status {shlex.quote(output)}", markup=False)
+        return None, iter(())
+    return snapshot, alike(snapshot, output)
+
+
+def _run(
+    ready: Ready, console: Console, loudness: Loudness, made_of: Callable[[Ready], Actors] | None
+) -> dict[str, Any]:
     from jobs.run import actors, run
     from jobs.session import session
 
     quiet = loudness is Loudness.QUIET
     with session(console, quiet=quiet):
         shown = Console(stderr=True, quiet=True) if quiet else console
-        return run(ready, actors(ready), shown, each=loudness is Loudness.VERBOSE)
+        return run(ready, (made_of or actors)(ready), shown, each=loudness is Loudness.VERBOSE)
 
 
 def check_dataset(ready: Looked) -> None:

@@ -65,6 +65,11 @@ _CAPTION: tuple[tuple[str, pa.DataType, str], ...] = (
     ("n_prompt_tokens", pa.int32(), "tokens before the first output token, visual tokens included"),
     ("n_visual_tokens", pa.int32(), "prompt tokens that stand for pictures"),
     ("n_output_tokens", pa.int32(), "tokens generated, end of sequence included"),
+    (
+        "attempt",
+        pa.int32(),
+        "0; of a caption that was drawn anew because it was flagged: which seed after the first",
+    ),
     ("grid_rows", pa.int32(), "anyres tile rows of a single image"),
     ("grid_cols", pa.int32(), "anyres tile columns of a single image"),
     ("n_crops", pa.int32(), "crops given to the vision tower"),

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline import messages, storage, unit_records
+from pipeline import messages, parquet, storage, unit_records
 from pipeline.columns import PART, SCHEMA_VERSION, parquet_options, split_part
 from pipeline.config import PromptConfig
 from pipeline.errors import IntegrityError
@@ -132,9 +132,9 @@ def read_part(uri: str) -> pa.Table:
     """
     data = storage.read(uri)
     try:
-        rows = pq.read_table(io.BytesIO(data), schema=PART)
-        return rows.replace_schema_metadata(pq.read_schema(io.BytesIO(data)).metadata)
-    except pa.ArrowInvalid as error:
+        rows = parquet.read(data)
+        return rows.cast(PART.with_metadata(rows.schema.metadata))
+    except ValueError as error:  # pa.ArrowInvalid is one
         raise IntegrityError(
             f"{storage.redact(uri)} is no whole unit part: {error}; delete it and start again"
         ) from error
@@ -188,7 +188,7 @@ def part_bytes(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
     footer = {"captionmill.schema_version": SCHEMA_VERSION, **metadata}
     sink = io.BytesIO()
     pq.write_table(table.replace_schema_metadata(footer), sink, **parquet_options())
-    written = pq.read_table(io.BytesIO(sink.getvalue()))
+    written = parquet.read(sink.getvalue())
     if not written.equals(table):
         raise IntegrityError(
             f"unit {metadata.get('captionmill.unit_id')}: the part reads back otherwise than written"

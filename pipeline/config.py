@@ -16,6 +16,7 @@ from typing import Any
 
 from pipeline import placement
 from pipeline.conversation import conversations
+from pipeline.quality import RULES
 from pipeline.types import Media, Turn
 from pipeline.values import checked, key, override, section, shown, unknown
 
@@ -105,6 +106,15 @@ class GenerationConfig:
         help="above 1: tokens already in prompt or caption are less probable; 0: as the checkpoint says",
     )
     seed: int = key(0, low=0, help="with the asset's bytes and the prompt's id it decides what is drawn")
+    retries: int = key(
+        0, low=0, high=9, help="so often at most a flagged caption is drawn anew, each time with another seed"
+    )
+    retry_flags: tuple[str, ...] = key(
+        ("repetition", "empty", "prompt_echo"),
+        choices=tuple(RULES),
+        help="with retries: the flags that count",
+    )
+    retry_temperature: float = key(0.7, low=COLDEST, help="with retries, where temperature is 0")
     batch_tokens: int = key(
         131072, low=1, help="prompt tokens in the cache at once; fewer where memory is short"
     )
@@ -311,7 +321,11 @@ def _generation(settings: GenerationConfig, given: Mapping[str, Any]) -> Iterato
         yield f"[generation] temperature must be 0 or at least {COLDEST:g}, not {settings.temperature:g}"
     if settings.temperature == 0:
         drawing = [name for name in ("top_k", "top_p", "seed") if name in given]
-        yield from (f"[generation] {name} needs a temperature above 0" for name in drawing)
+        if not settings.retries:
+            yield from (f"[generation] {name} needs a temperature above 0, or retries" for name in drawing)
+    if not settings.retries:
+        unused = [name for name in ("retry_flags", "retry_temperature") if name in given]
+        yield from (f"[generation] {name} needs retries above 0" for name in unused)
     if settings.min_new_tokens > settings.max_new_tokens:
         least, most = settings.min_new_tokens, settings.max_new_tokens
         yield f"[generation] min_new_tokens must be at most max_new_tokens ({most}), not {least}"

@@ -6,6 +6,8 @@
     ├── MediaError       one asset's bytes; becomes one failure row, never ends a run
     ├── IntegrityError   a promise would be broken (digest, conservation); the run stops; exit code 1
     └── RunError         the run could not be finished or its failure budget is spent; exit code 1
+        ├── OvertakenError   another run published meanwhile; planned again, there is less to do
+        └── UnfinishedError  units have no part yet, as where other drivers have shares of the run
 
 `MediaError` is caught in one place, the preprocessor (and the indexer for headers).
 """
@@ -42,6 +44,14 @@ class IntegrityError(CaptionmillError):
 
 class RunError(CaptionmillError):
     """The run ended without a published table, or with more failures than the job allows."""
+
+
+class OvertakenError(RunError):
+    """Another run published its table since this one was planned."""
+
+
+class UnfinishedError(RunError):
+    """Not all units have a part, so nothing is published."""
 
 
 class MediaError(CaptionmillError):

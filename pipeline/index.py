@@ -71,5 +71,5 @@ def read_index(uri: str, first: int, count: int) -> list[Asset]:
     """Rows [first, first + count) of an index object; only the row groups that hold them are read."""
     with storage.open_read(uri, read_ahead=1 << 18) as stream, pq.ParquetFile(stream) as file:
         groups, skipped = row_groups.groups(file, first, first + count)
-        rows: pa.Table = file.read_row_groups(groups)
+        rows: pa.Table = file.read_row_groups(groups, use_threads=False)
     return schema.table_to_assets(rows.slice(first - skipped, count))

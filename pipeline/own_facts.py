@@ -61,6 +61,7 @@ class _Rules:
         recipe = record.recipes[recipe_id]
         self._prompts = {p.id: p for p in prompts_of(recipe)}
         self._longest = int(recipe["generation"]["max_new_tokens"])
+        self._retries = int(recipe["generation"]["retries"])
         checkpoint = recipe["checkpoint"]
         self._common = {
             "dataset": record.dataset,
@@ -97,6 +98,8 @@ class _Rules:
             yield f"{row['n_visual_tokens']} visual tokens of {row['n_prompt_tokens']} prompt tokens"
         if not 0 < row["n_output_tokens"] <= self._longest:
             yield f"{row['n_output_tokens']} output tokens; the recipe allows {self._longest}"
+        if not 0 <= row["attempt"] <= self._retries:
+            yield f"attempt {row['attempt']}; the recipe allows {self._retries}"
         if row["mean_logprob"] is not None and not row["mean_logprob"] <= ROUNDING:
             yield f"mean_logprob is {row['mean_logprob']}, which no logarithm of a probability is"
 

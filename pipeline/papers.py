@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import parquet, storage
 
 ROW_GROUP = 1024  # rows; of an index a unit of 256 assets reads one or two groups, about 100 KB
 COPIES = pa.schema(
@@ -34,7 +34,7 @@ def dropped_uri(output: str, run_id: str) -> str:
 
 def read(uri: str, columns: Sequence[str] | None = None) -> pa.Table:
     """A Parquet object of the output, whole."""
-    return pq.read_table(io.BytesIO(storage.read(uri)), columns=None if columns is None else list(columns))
+    return parquet.read(storage.read(uri), columns)
 
 
 def put(uri: str, table: pa.Table) -> None:

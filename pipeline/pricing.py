@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline import storage
+from pipeline import parquet, storage
 from pipeline.anyres import Geometry
 from pipeline.config import VideoConfig
 from pipeline.copies import Digests, leading
@@ -46,7 +44,7 @@ def priced(
     """All shards, in input order; 34 bytes an asset."""
 
     def read(shard: Shard, uri: str) -> Priced:
-        table = pq.read_table(io.BytesIO(storage.read(uri)), columns=[*COLUMNS, "sha256"])
+        table = parquet.read(storage.read(uri), [*COLUMNS, "sha256"])
         kinds = pc.index_in(pc.fill_null(table["media"], NO_MEDIA), pa.array(KINDS)).to_numpy()
         problem = pc.is_valid(table["problem_code"]).to_numpy()
         indexed = Indexed(shard, uri, kinds.astype(np.int8), problem)

@@ -108,6 +108,7 @@ def _caption(caption: Caption, asset: Asset, view: View, question: str) -> dict[
         "n_prompt_tokens": caption.n_prompt_tokens,
         "n_visual_tokens": caption.n_visual_tokens,
         "n_output_tokens": caption.n_output_tokens,
+        "attempt": caption.attempt,
         "grid_rows": view.grid[0] if tiled else None,
         "grid_cols": view.grid[1] if tiled else None,
         "n_crops": view.n_crops,

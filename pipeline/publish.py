@@ -23,7 +23,7 @@ from pipeline import messages, storage, unit_records
 from pipeline.carry import REMOVED, Carry, Rows
 from pipeline.columns import CAPTIONS, FAILURES, PART, SCHEMA_VERSION, between, parquet_options, split_part
 from pipeline.commit import Parts, committed, manifest_uri, read_part, units_uri
-from pipeline.errors import IntegrityError, RunError
+from pipeline.errors import IntegrityError, OvertakenError
 from pipeline.plan import Carried, Plan
 
 ROWS_PER_FILE = 500_000  # about 150 MB of zstd Parquet: what indexes like to load, and a gigabyte in memory
@@ -170,8 +170,8 @@ def publish(output: str, plan: Plan, done: Sequence[Done], metadata: Mapping[str
     """Check the compacted files against the plan, write removed assets and manifest, swap the snapshot, drop parts.
 
     `done` are the compactor's results, one per partition, in any order. Returns the snapshot. Raises IntegrityError,
-    with the old snapshot in place, where the files do not hold every asset of the plan, and RunError where another
-    table was published since the plan was made.
+    with the old snapshot in place, where the files do not hold every asset of the plan, and OvertakenError where
+    another table was published since the plan was made.
     """
     found = sum(d.told["assets"] for d in done)
     if found != plan.assets:
@@ -181,17 +181,30 @@ def publish(output: str, plan: Plan, done: Sequence[Done], metadata: Mapping[str
     done = sorted(done, key=lambda d: str(d.told["captions"]["path"]))
     previous = snapshot(output)  # read before the look at the manifest: an earlier snapshot than this run's
     if not storage.exists(manifest_uri(output, plan.run_id)):  # else another driver was here a moment ago
-        if (previous["run_id"] if previous else None) != plan.base:
-            raise RunError(
-                f"another job published its table in {storage.redact(output)} since this run was planned; start again, "
-                "and give each job an output of its own"
-            )
+        _check_base(output, plan, previous)
         removed = _write_removed(output, plan.run_id, done, metadata)
         new = _snapshot(plan, [d.told for d in done], removed)
         counts = {"units": len(plan.units), "cost": asdict(plan.cost)}
         manifest = {"snapshot": new, **counts, "metadata": dict(metadata)}
         storage.put(manifest_uri(output, plan.run_id), _json(manifest))
     return swap(output, plan.run_id, plan.unit_ids)
+
+
+def published(output: str, plan: Plan) -> bool:
+    """Whether another driver has published this very run. OvertakenError where one has published another run."""
+    now = snapshot(output)
+    if now and now["run_id"] == plan.run_id:
+        return True
+    _check_base(output, plan, now)
+    return False
+
+
+def _check_base(output: str, plan: Plan, now: Mapping[str, Any] | None) -> None:
+    if (now["run_id"] if now else None) != plan.base:
+        raise OvertakenError(
+            f"another run published its table in {storage.redact(output)} since this one was planned; start again, "
+            "and give jobs that differ in more than their input an output each"
+        )
 
 
 def swap(output: str, run_id: str, unit_ids: Sequence[str] = ()) -> dict[str, Any]:

@@ -71,6 +71,7 @@ ANSWERS = pa.schema(
         ("mean_logprob", pa.float64()),
         ("n_prompt_tokens", pa.int32()),
         ("n_visual_tokens", pa.int32()),
+        ("attempt", pa.int32()),
         ("problem_stage", pa.string()),
         ("problem_code", pa.string()),
         ("problem_message", pa.string()),
@@ -209,6 +210,7 @@ def _answer_row(answer: Answer) -> dict[str, Any]:
         "mean_logprob": caption.mean_logprob,
         "n_prompt_tokens": caption.n_prompt_tokens,
         "n_visual_tokens": caption.n_visual_tokens,
+        "attempt": caption.attempt,
     }
 
 
@@ -226,4 +228,5 @@ def _caption(row: dict[str, Any]) -> Caption:
         mean_logprob=row["mean_logprob"],
         n_prompt_tokens=row["n_prompt_tokens"],
         n_visual_tokens=row["n_visual_tokens"],
+        attempt=row["attempt"],
     )

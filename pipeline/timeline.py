@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from pipeline import storage
+from pipeline import parquet, storage
 from pipeline.readback import UNREADABLE
 from pipeline.tally import Work
 
@@ -56,10 +53,8 @@ def records(output: str, run_id: str) -> list[Mapping[str, Any]]:
     """What a run's units took; [] where nobody recorded it."""
     try:
         data = storage.read(storage.join(output, "runs", run_id, "units.parquet"))
-        file = pq.ParquetFile(io.BytesIO(data), pre_buffer=False)
-        if not set(RECORDED) <= set(file.schema_arrow.names):
-            return []  # another version's
-        return list(file.read(list(RECORDED), use_threads=False).to_pylist())
+        found = parquet.read(data)
+        return found.to_pylist() if set(RECORDED) <= set(found.column_names) else []  # another version's
     except (storage.MissingError, *UNREADABLE):
         return []
 

@@ -238,6 +238,7 @@ class Caption:
     """What the model said. `text` excludes special tokens; `n_output_tokens` counts the end-of-sequence token.
 
     `mean_logprob` is the mean natural-log probability of the output tokens under the model's own distribution.
+    `attempt` counts the captions that were flagged and given up for this one.
     """
 
     text: str
@@ -246,6 +247,7 @@ class Caption:
     mean_logprob: float
     n_prompt_tokens: int
     n_visual_tokens: int
+    attempt: int = 0
 
     @property
     def n_output_tokens(self) -> int:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from random import Random
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,23 @@ from pipeline.config import UnitConfig
 from pipeline.types import Cost, Shard, Unit
 
 Counts = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one of `of` drivers, number 1 to `of`, does of a run that they split. All cut the same lists."""
+
+    number: int
+    of: int
+
+    def taken(self, items: Sequence[T]) -> Sequence[T]:
+        """Every `of`th, beginning with the `number`th."""
+        return items[self.number - 1 :: self.of]
+
+    def units(self, planned: Iterable[Unit]) -> Sequence[Unit]:
+        """Its units, of which all shares get about as many visual tokens."""
+        return self.taken(sorted(planned, key=lambda unit: (-unit.cost.visual_tokens, unit.unit_id)))
 
 
 def split(

@@ -53,8 +53,8 @@ def _outside(value: Any, rule: Mapping[str, Any]) -> str | None:
         return "a string that says something"
     if isinstance(value, list) and rule["needed"] and not (value and all(v.strip() for v in value)):
         return "a list of one or more strings that say something"
-    if rule["choices"] and value not in rule["choices"]:
-        return " or ".join(map(shown, rule["choices"]))
+    if rule["choices"] and not set(value if isinstance(value, list) else [value]) <= set(rule["choices"]):
+        return ("a list of " if isinstance(value, list) else "") + " or ".join(map(shown, rule["choices"]))
     if isinstance(value, int | float):
         if value < rule["low"]:
             return f"at least {rule['low']:g}"

@@ -4,7 +4,8 @@ It says what it saw: the digest that travelled with the pixels, the prompt, and 
 crop. Whoever knows an asset's bytes knows what must be said of it, so a caption on another asset's row, or pixels
 under another asset's digest, show as wrong words.
 
-    python -m tests.double JOB.toml [SECONDS]    the real run of a job with doubles, SECONDS of work per request
+    python -m tests.double JOB.toml [SECONDS [I/N]]    the real run of a job, or a share of it, with doubles, SECONDS of
+                                                       work per request
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from actors.meter import Meter
 from pipeline.config import GenerationConfig, PromptConfig, read
 from pipeline.prompt import messages
 from pipeline.types import Caption, Finish, Request, Sample
+from pipeline.units import Share
 
 if TYPE_CHECKING:
     from jobs.preflight import Ready
@@ -70,15 +72,32 @@ def with_doubles(made_of: Actors, ready: Ready, delay_s: float = 0.0) -> Actors:
 
 
 def caption_with_doubles(job_file: str, console: Console, delay_s: float = 0.0) -> dict[str, Any]:
-    """The real run of a job file with doubles. Returns the snapshot."""
-    from jobs.preflight import check
-    from jobs.run import actors, run
-    from jobs.session import session
+    """What `captionmill run` does, with doubles. Returns the snapshot."""
+    snapshot = _start(job_file, console, delay_s)
+    assert snapshot is not None
+    return snapshot
 
-    ready = check(read(job_file))
-    with session(console):
-        return run(ready, with_doubles(actors(ready), ready, delay_s), console)
+
+def main() -> None:
+    """The command line."""
+    job, delay, share, *_ = [*sys.argv[1:], "", ""]
+    part = Share(*map(int, share.split("/"))) if share else None
+    _start(Path(job).read_text(), Console(stderr=True), float(delay or 0), part)
+
+
+def _start(
+    job_file: str, console: Console, delay_s: float, share: Share | None = None
+) -> dict[str, Any] | None:
+    from jobs.run import actors
+    from jobs.start import start
+
+    def made_of(ready: Ready) -> Actors:
+        return with_doubles(actors(ready), ready, delay_s)
+
+    return start(read(job_file), console, share=share, made_of=made_of)
 
 
 if __name__ == "__main__":
-    caption_with_doubles(Path(sys.argv[1]).read_text(), Console(stderr=True), *map(float, sys.argv[2:]))
+    from tests.double import main  # not __main__'s: workers get classes by name
+
+    main()

@@ -50,6 +50,7 @@ def caption(text: str, number: int = 0, **other: Any) -> dict[str, Any]:
         "n_prompt_tokens": 40,
         "n_visual_tokens": 30,
         "n_output_tokens": n,
+        "attempt": 0,
         "grid_rows": 2,
         "grid_cols": 2,
         "n_crops": 5,

@@ -133,6 +133,23 @@ def test_nobody_catches_everything() -> None:
     assert handlers == []
 
 
+def test_parquet_is_read_on_the_thread_that_asks() -> None:
+    """See `pipeline.parquet.read`: the threads of `pq.read_table` abort processes that end soon after."""
+    threaded = {"read_table", "read_row_group", "read_row_groups", "iter_batches"}
+    reads = [
+        f"{file}:{node.lineno}"
+        for file in files(*ROOMS)
+        for node in ast.walk(parse(file))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in threaded
+        and not any(given.arg == "use_threads" for given in node.keywords)
+        and not file.startswith(EXAMPLES)
+    ]
+
+    assert reads == []
+
+
 def test_nobody_mocks() -> None:
     assert (
         found(lambda _, module: module.startswith("unittest.mock") or top(module) == "mock", *ROOMS, "tests")

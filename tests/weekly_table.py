@@ -85,6 +85,7 @@ class Weeks:
             "flags": ["truncated"] if "boat" in text else [],
             "mean_logprob": float("nan") if "quoted" in text else -0.25,
             "n_output_tokens": len(text),
+            "attempt": 0,
             "model": "demo",
             "recipe_id": "0" * 16,
             "run_id": run,

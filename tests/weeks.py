@@ -100,7 +100,7 @@ def write(folder: Path, number: int) -> None:
             path.unlink()
     for name, assets in WEEKS[number].shards.items():
         if number == 0 or WEEKS[number - 1].shards.get(name) != assets:
-            _write_tar(folder / "in" / name, assets)
+            write_tar(folder / "in" / name, assets)
 
 
 def job(folder: Path, output: Path, number: int) -> str:
@@ -150,13 +150,20 @@ def _week(number: int) -> dict[Key, tuple[str, tuple[str, str] | None, str, int,
                 continue
             for prompt, words in week.prompts.items():
                 uses = "{txt}" in words
-                told = _said(asset.picture, prompt) if asset.text or not uses else "!missing_field"
-                copy_of = None if told.startswith("!") else asset.copy_of
-                found[shard, key, prompt] = (told, copy_of, words, asset.picture, asset.text if uses else "")
+                answer = told(asset.picture, prompt) if asset.text or not uses else "!missing_field"
+                copy_of = None if answer.startswith("!") else asset.copy_of
+                found[shard, key, prompt] = (
+                    answer,
+                    copy_of,
+                    words,
+                    asset.picture,
+                    asset.text if uses else "",
+                )
     return found
 
 
-def _said(picture: int, prompt: str) -> str:
+def told(picture: int, prompt: str) -> str:
+    """What the double says of a picture."""
     return said(hashlib.sha256(_encoded(picture)).hexdigest(), prompt, _colour(picture))
 
 
@@ -170,7 +177,8 @@ def _encoded(picture: int) -> bytes:
     return sink.getvalue()
 
 
-def _write_tar(path: Path, assets: Mapping[str, Asset]) -> None:
+def write_tar(path: Path, assets: Mapping[str, Asset]) -> None:
+    """A shard."""
     with tarfile.open(path, "w") as tar:
         for key, asset in assets.items():
             picture = b"<html>" if asset.picture == BROKEN else _encoded(asset.picture)

@@ -6,12 +6,10 @@ roofline of this machine as it was just measured, from the index alone.
 
 from __future__ import annotations
 
-import io
 import tempfile
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from jobs import indexing
@@ -22,7 +20,7 @@ from jobs.demo.shards import SEED, mp4, png, write_tar
 from jobs.preflight import Ready, check
 from jobs.run import actors, run
 from jobs.session import session
-from pipeline import forecast, storage, unit_records
+from pipeline import forecast, parquet, storage, unit_records
 from pipeline.config import read, toml
 from pipeline.forecast import Floats, Pace
 from pipeline.planner import compose
@@ -86,7 +84,7 @@ def compared(shards: Path, output: Path, options: Options) -> dict[str, float]:
     run(ready, actors(ready), Console(quiet=True))
     ids, seconds = predicted(ready, options)
     data = storage.read(unit_records.uri(ready.job.output.uri, ready.run_id))
-    took = {row["unit_id"]: row for row in pq.ParquetFile(io.BytesIO(data)).read().to_pylist()}
+    took = {row["unit_id"]: row for row in parquet.read(data).to_pylist()}
     return {
         name: forecast.rank_correlation(seconds, np.array([took[unit_id][name] for unit_id in ids]))
         for name in ("busy_s", "caption_s")

@@ -103,6 +103,7 @@ _NUMBERS = (
     "n_prompt_tokens",
     "n_visual_tokens",
     "n_output_tokens",
+    "attempt",
     "mean_logprob",
     "stage",
     "retriable",

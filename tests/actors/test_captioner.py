@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -213,3 +214,65 @@ def test_a_unit_that_is_done_passes_the_captioner() -> None:
     given = done_to_table(unit([30]).unit)
 
     assert Captioner(Echo, PROMPTS, SETTINGS)(given) is given
+
+
+class Looping(Echo):
+    """What it says first of the assets at these positions, and of some with other seeds, is a loop."""
+
+    def __init__(self, loops: Mapping[int, int]) -> None:
+        super().__init__()
+        self._loops = loops  # by position, how many seeds from 0 on say one
+        self.asked: list[tuple[float, int, int]] = []  # temperature, seed, requests
+
+    def generate(
+        self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
+    ) -> Iterator[tuple[int, Caption]]:
+        self.asked.append((settings.temperature, settings.seed, len(requests)))
+        for number, said in super().generate(requests, settings, meter):
+            loops = settings.seed < self._loops.get(requests[number].sample.view.position, 0)
+            yield number, replace(said, text="on and " * 20 if loops else f"{said.text} {settings.seed}")
+
+
+def test_flagged_captions_are_drawn_anew_until_one_is_not_flagged_or_the_retries_are_spent() -> None:
+    model = Looping({1: 1, 2: 2, 3: 9})
+    settings = replace(SETTINGS, retries=2)
+
+    captioned = Captioner(lambda: model, PROMPTS[:1], settings).caption(unit([30, 40, 50, 60]))
+
+    found = [a.outcome for a in captioned.answers if isinstance(a.outcome, Caption)]
+    assert [caption.attempt for caption in found] == [0, 1, 2, 0]
+    assert [caption.text.split()[-1] for caption in found] == ["0", "1", "2", "and"]
+    assert model.asked == [(0.0, 0, 4), (0.7, 1, 3), (0.7, 2, 2)]
+
+
+def test_a_job_with_a_temperature_keeps_it_when_it_draws_anew() -> None:
+    model = Looping({0: 6})
+    settings = replace(SETTINGS, retries=1, temperature=0.2, seed=5)
+
+    Captioner(lambda: model, PROMPTS[:1], settings).caption(unit([30]))
+
+    assert model.asked == [(0.2, 5, 1), (0.2, 6, 1)]
+
+
+def test_flags_that_do_not_count_are_let_be() -> None:
+    model = Looping({0: 9})
+    settings = replace(SETTINGS, retries=3, retry_flags=("empty",))
+
+    captioned = Captioner(lambda: model, PROMPTS[:1], settings).caption(unit([30]))
+
+    assert model.calls == [1]
+    assert [a.outcome.attempt for a in captioned.answers if isinstance(a.outcome, Caption)] == [0]
+
+
+def test_memory_that_runs_out_when_a_caption_is_drawn_anew_leaves_the_first() -> None:
+    class Full(Looping):
+        def generate(
+            self, requests: Sequence[Request], settings: GenerationConfig, meter: Meter
+        ) -> Iterator[tuple[int, Caption]]:
+            if settings.seed:
+                raise OutOfMemory("no room")
+            yield from super().generate(requests, settings, meter)
+
+    captioned = Captioner(lambda: Full({0: 1}), PROMPTS[:1], replace(SETTINGS, retries=1)).caption(unit([30]))
+
+    assert [a.outcome.text[:6] for a in captioned.answers if isinstance(a.outcome, Caption)] == ["on and"]

@@ -18,7 +18,7 @@ def test_captions_have_their_fixed_columns_in_order() -> None:
     assert " ".join(CAPTIONS.names) == (
         "asset_id asset_uuid dataset shard key media content_sha256 content_bytes width height duration_s "
         "prompt_id caption caption_text finish_reason flags mean_logprob n_prompt_tokens n_visual_tokens "
-        "n_output_tokens grid_rows grid_cols n_crops frame_pts_s duplicate_of model model_revision recipe_id "
+        "n_output_tokens attempt grid_rows grid_cols n_crops frame_pts_s duplicate_of model model_revision recipe_id "
         "run_id unit_id created_at"
     )
 

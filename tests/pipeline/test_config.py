@@ -125,6 +125,11 @@ def test_a_name_that_resembles_nothing_is_answered_all_the_same() -> None:
         ("[generation]\ntop_p = 0.9\ntemperature = 0", "[generation] top_p needs a temperature above 0"),
         ("[generation]\nseed = 1", "[generation] seed needs a temperature above 0"),
         (
+            '[generation]\nretries = 1\nretry_flags = ["dull"]',
+            '[generation] retry_flags must be a list of "truncated" or "repetition" or "empty"',
+        ),
+        ("[generation]\nretry_temperature = 0.5", "[generation] retry_temperature needs retries above 0"),
+        (
             "[generation]\nmin_new_tokens = 9\nmax_new_tokens = 8",
             "[generation] min_new_tokens must be at most max_new_tokens (8), not 9",
         ),

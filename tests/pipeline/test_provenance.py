@@ -64,6 +64,7 @@ def test_a_caption_of_an_image_says_all_there_is_to_say() -> None:
         "n_prompt_tokens": 40,
         "n_visual_tokens": 30,
         "n_output_tokens": 3,
+        "attempt": 0,
         "grid_rows": 2,
         "grid_cols": 3,
         "n_crops": 7,

@@ -328,6 +328,9 @@ CORRUPTIONS = {
     "too many tokens": Corruption(
         rewrite(column("n_output_tokens", first(300))), Kind.ROW, "300 output tokens; the recipe allows 256"
     ),
+    "too many attempts": Corruption(
+        rewrite(column("attempt", first(1))), Kind.ROW, "attempt 1; the recipe allows 0"
+    ),
     "null caption": Corruption(rewrite(column("caption", first(None))), Kind.ROW, "caption is null"),
     "wrong code": Corruption(
         of_failure("error_code", "corrupt"), Kind.INDEX, "this asset failed with unidentified"
