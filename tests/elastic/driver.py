@@ -60,7 +60,8 @@ class Watched(Parts):
         """As the parts do."""
         found = Parts.done(self, unit_id)
         if not found:
-            self.diary.note(self.what, ray.get_runtime_context().get_node_labels().get("name", ""), unit_id)
+            labels = ray.get_runtime_context().get_node_labels()
+            self.diary.note(self.what, str(labels.get("name")), unit_id)
         return found
 
 
