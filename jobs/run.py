@@ -16,7 +16,7 @@ from rich.console import Console
 from actors.captioner import Captioner, Generator
 from actors.ledger import SharedLedger
 from actors.preprocessor import Preprocessor
-from jobs import indexing, interrupt
+from jobs import indexing, inside, interrupt
 from jobs.preflight import Ready
 from jobs.progress import Progress, Stage
 from pipeline import before, fit, flow, messages, papers, planner, publish, storage
@@ -73,7 +73,7 @@ def _load(*settings: Any) -> Generator:
 
 
 def _pools(job: Job) -> flow.Pools:
-    cores, wanted = ray.cluster_resources().get("CPU", 1.0), job.cluster
+    cores, wanted = ray.cluster_resources().get("CPU", 1.0) - inside.held_cpus(), job.cluster
     return flow.pools(cores, wanted.replicas, wanted.gpus_per_replica, wanted.preprocessors)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from jobs import inside
 from jobs.preflight import Looked, Ready, check
 from pipeline import publish, storage
 from pipeline.config import Job, Loaded
@@ -42,6 +43,7 @@ def start(
     """
     begun = time.monotonic()
     found: Iterator[str] = iter(())
+    loaded = replace(loaded, problems=(*loaded.problems, *inside.problems(loaded)))
     ready = replace(check(loaded), again=None if again is None else tuple(sorted(again)))
     output = ready.job.output.uri
     check_dataset(ready)

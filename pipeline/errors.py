@@ -5,7 +5,8 @@
     ├── StorageError     a store did not answer or refused; the run can be started again; exit code 1
     ├── MediaError       one asset's bytes; becomes one failure row, never ends a run
     ├── IntegrityError   a promise would be broken (digest, conservation); the run stops; exit code 1
-    └── RunError         the run could not be finished or its failure budget is spent; exit code 1
+    ├── RunError         the run could not be finished or its failure budget is spent; exit code 1
+    └── ClusterError     a Ray cluster did not answer or refused; nothing is known of the run there; exit code 3
 
 `MediaError` is caught in one place, the preprocessor (and the indexer for headers).
 """
@@ -42,6 +43,10 @@ class IntegrityError(CaptionmillError):
 
 class RunError(CaptionmillError):
     """The run ended without a published table, or with more failures than the job allows."""
+
+
+class ClusterError(CaptionmillError):
+    """A Ray cluster could not be reached, or refused who asked: how a run on it stands is not known."""
 
 
 class MediaError(CaptionmillError):
