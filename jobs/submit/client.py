@@ -53,8 +53,8 @@ class Client(JobSubmissionClient):  # type: ignore[misc] # untyped
 
     def _raise_error(self, r: Any) -> NoReturn:
         """What Ray answered, without the traceback that it puts into it."""
-        said = " ".join(r.text.strip().splitlines()[-1:])[:500]
-        if KNOWN in said:
+        said = " ".join(r.text.strip(" .\n").splitlines()[-1:])[:500]
+        if KNOWN in r.text:
             raise Known(said)
         kind = ClusterError if r.status_code >= 500 else RunError
         raise kind(f"{redact(self.get_address())} answered HTTP {r.status_code}: {said}")
