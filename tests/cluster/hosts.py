@@ -79,8 +79,9 @@ class Hosts:
 
     def __enter__(self) -> Hosts:
         try:
-            for host in self._given:
-                self.add(host)
+            self._wait_until_up(self.add(self._given[0]))
+            for node in [self.add(host) for host in self._given[1:]]:
+                self._wait_until_up(node)
             _wait(f"{self.url}/api/version", self.token, self.nodes[0])
         except BaseException:  # whatever it was, the processes must go
             self.__exit__()
@@ -95,18 +96,20 @@ class Hosts:
             node.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add(self, host: Host) -> None:
-        """Start one more, the first time the head."""
+    def add(self, host: Host) -> int:
+        """Start one more, the first time the head, without waiting; returns its number."""
+        number = len(self.nodes)
         place = [f"--address=127.0.0.1:{self.port}"]
         if not self.nodes:
-            place = ["--head", f"--port={self.port}", f"--temp-dir={self._folder}"]
+            place = ["--head", f"--port={self.port}"]
             place += [f"--dashboard-port={self._dashboard}", "--dashboard-host=127.0.0.1"]
         labels = ",".join(f"{k}={v}" for k, v in host.labels.items())
         size = [f"--num-cpus={host.cpus}", f"--num-gpus={host.gpus}", f"--object-store-memory={host.store}"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *place, *size, *ports]
-        said = self.folder / f"host{len(self.nodes)}.log"
-        with said.open("wb") as log:
+        # Folders of their own, as machines have: of one that two share, each unpacks a job's files over the other's.
+        place += [f"--temp-dir={self.folder / str(number)}"]
+        with self._log(number).open("wb") as log:
             node = subprocess.Popen(
                 [*host.before, *command, *([f"--labels={labels}"] if labels else [])],
                 cwd=ROOT,
@@ -116,20 +119,22 @@ class Hosts:
                 start_new_session=True,
             )
         self.nodes.append(node)
-        _wait_until_up(said, node)  # two that start at once may choose the same sockets
+        return number
+
+    def _log(self, number: int) -> Path:
+        return self.folder / f"{number}.log"
+
+    def _wait_until_up(self, number: int) -> None:
+        end = time.monotonic() + 120
+        while UP not in self._log(number).read_bytes():
+            if time.monotonic() > end or self.nodes[number].poll() is not None:
+                raise TimeoutError(self._log(number).read_text()[-2000:])
+            time.sleep(0.1)
 
 
 def _free() -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         return int(free.getsockname()[1])
-
-
-def _wait_until_up(said: Path, node: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while UP not in said.read_bytes():
-        if time.monotonic() > end or node.poll() is not None:
-            raise TimeoutError(said.read_text()[-2000:])
-        time.sleep(0.1)
 
 
 def _wait(url: str, token: str, node: subprocess.Popen[bytes]) -> None:
