@@ -20,6 +20,9 @@ LOST_S = 600.0  # a head that is restarted is back by then
 PAUSE_S = 1.0
 SILENT_S = 120.0  # a run that captions says something every 10 s
 PATIENCE_S = 15.0  # until it is said what a job waits for; a driver that can start does so in 3 to 6 s
+NO_CAPTIONMILL = (
+    "the cluster has no captionmill; use an image that does, or --with-code where only that is missing"
+)
 NOT_FOUND = (126, 127)  # a shell's, for a command that is not there
 SAID_BY_RUN = (FAILED, USAGE, INTERRUPTED)  # the run has told why
 
@@ -97,7 +100,7 @@ def outcome(details: Any, again: str, console: Console) -> int:
         console.print(f"✗ {name} failed with exit code {code}; its log is above", markup=False)
         return int(code)
     if code in NOT_FOUND:
-        reason = "the cluster has no captionmill; use an image that does, or --with-code where only that is missing"
+        reason = NO_CAPTIONMILL
     elif code is None:
         reason = caption_text((details.message or "").strip())[:500] or "no reason is known"
     else:
