@@ -46,7 +46,10 @@ class Decoder:
         """(tokens, width): the embeddings of `input_ids`, with `visual` in place of the placeholder's id."""
         ids = torch.tensor(input_ids, device=self._model.device)
         embedded: Tensor = self._model.get_input_embeddings()(ids)
-        embedded[ids == placeholder] = visual.to(embedded)
+        here = (ids == placeholder).to(
+            embedded.device
+        )  # which of several GPUs this is, is the embedding's to say
+        embedded[here] = visual.to(embedded)
         return embedded
 
     @torch.inference_mode()

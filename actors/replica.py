@@ -70,6 +70,7 @@ class Replica:
         self._config = model
         self._footprint = checkpoint.footprint(Path(folder))
         device(gpus)  # refuses GPUs that torch does not see, before their memory is counted
+        _keep_to_share(gpus)
         self._memory = _memory(gpus)
         self.batch_tokens(GenerationConfig(max_new_tokens))  # refuses what does not fit before it is loaded
         self._model: Any = load_model(model, Path(folder), gpus)
@@ -222,6 +223,12 @@ def load(
 ) -> Replica:
     """A replica of the checkpoint that `model` names, which is fetched to this machine first where it must be."""
     return Replica(model, str(checkpoint.fetch(model)), geometry, max_new_tokens, gpus, decoder)
+
+
+def _keep_to_share(gpus: float) -> None:
+    """Of a GPU that replicas share: else one's allocator takes what the others were planned with."""
+    if 0 < gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(gpus)
 
 
 def _memory(gpus: float) -> int:

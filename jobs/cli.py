@@ -15,6 +15,7 @@ import click
 from rich.console import Console
 
 from jobs.bench.commands import bench, simulate
+from jobs.doctor.command import doctor
 from jobs.exit_codes import exit_codes as _exit_codes
 from jobs.export import FORMATS
 from jobs.job_file import JOB, loaded, override, text
@@ -39,6 +40,7 @@ main.add_command(explain)
 main.add_command(bench)
 main.add_command(simulate)
 main.add_command(submit)
+main.add_command(doctor)
 
 
 @main.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -47,14 +47,16 @@ def indexer(job: Job) -> flow.Actor:
     return flow.Actor(Indexer, settings)
 
 
-def make(shards: Sequence[Shard], actor: flow.Actor, console: Console) -> None:
-    """Make the indexes of these shards, and show how far that is. Ray is connected."""
+def make(
+    shards: Sequence[Shard], actor: flow.Actor, console: Console, labels: Mapping[str, str] | None = None
+) -> None:
+    """Make the indexes of these shards on nodes with these labels, and show how far that is. Ray is connected."""
     from pipeline import flow
 
     if not shards:
         return
     with Stage("index", len(shards), "shards", console) as stage:
-        for _ in flow.index([messages.shard_to_table(s) for s in shards], actor).iter_rows():
+        for _ in flow.index([messages.shard_to_table(s) for s in shards], actor, labels or {}).iter_rows():
             stage.add(1)
             interrupt.check()
 

@@ -9,20 +9,20 @@ from random import SystemRandom
 from typing import Any
 
 import pyarrow as pa
-import ray
 from ray.exceptions import RayError
 from rich.console import Console
 
 from actors.captioner import Captioner, Generator
 from actors.ledger import SharedLedger
 from actors.preprocessor import Preprocessor
-from jobs import indexing, inside, interrupt
+from jobs import cluster, indexing, interrupt
 from jobs.preflight import Ready
 from jobs.progress import Progress, Stage
 from pipeline import before, fit, flow, messages, papers, planner, publish, storage
 from pipeline.commit import Committer, Parts, committed, manifest_uri, receipt
 from pipeline.config import Job
-from pipeline.errors import ConfigError, RunError
+from pipeline.errors import RunError
+from pipeline.placement import selector
 from pipeline.plan import Plan
 from pipeline.pricing import Pricer, priced
 from pipeline.provenance import Context
@@ -42,7 +42,7 @@ class Actors:
 def actors(ready: Ready) -> Actors:
     """The real ones. Ray is connected: a replica on CPU has as many threads as cores are set aside for it."""
     job, parts = ready.job, Parts(ready.job.output.uri, ready.run_id)
-    model = replace(job.model, threads=job.model.threads or max(1, int(_pools(job).replica_cpus)))
+    model = replace(job.model, threads=job.model.threads or max(1, int(cluster.pools(job).replica.cpus)))
     replica = partial(
         _load, model, ready.geometry, job.generation.max_new_tokens, job.cluster.gpus_per_replica
     )
@@ -72,11 +72,6 @@ def _load(*settings: Any) -> Generator:
     return load(*settings)
 
 
-def _pools(job: Job) -> flow.Pools:
-    cores, wanted = ray.cluster_resources().get("CPU", 1.0) - inside.held_cpus(), job.cluster
-    return flow.pools(cores, wanted.replicas, wanted.gpus_per_replica, wanted.preprocessors)
-
-
 def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) -> dict[str, Any]:
     """Bring the output to the snapshot that the job describes, and return the snapshot. Ray is connected.
 
@@ -84,13 +79,15 @@ def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) 
     Raises ConfigError, RunError, StorageError or IntegrityError; whatever is committed by then is kept.
     """
     output, run_id, decided = ready.job.output.uri, ready.run_id, ready.recipe
-    _check_cluster(ready.job)
+    cluster.check(ready.job.cluster, console)
     console.print(f"A replica holds {fit.said(ready.footprint, ready.job.model)}")
     storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
     plan = _earlier(ready)
     have = committed(output, run_id, plan.unit_ids).intersection(plan.unit_ids) if plan else set[str]()
     unindexed = indexing.missing(ready.job, _left(plan, have) if plan else ready.shards)
-    indexing.make(unindexed, made_of.indexer, console)
+    readers = selector(ready.job.cluster.reader_labels)
+    with cluster.patient(ready.job, console, replicas=False):
+        indexing.make(unindexed, made_of.indexer, console, readers)
     if plan is None:
         composed = compose(ready, indexing.addresses(ready.job, ready.shards))
         if ready.published and not composed.changes:
@@ -103,22 +100,14 @@ def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) 
         "captionmill.recipe_id": decided.recipe_id,
         **{f"captionmill.software.{name}": v for name, v in decided.software.items()},
     }
-    with Progress(plan, have, console, each=each) as progress:
+    with (
+        Progress(plan, have, console, each=each) as progress,
+        cluster.patient(ready.job, console, replicas=True),
+    ):
         _caption(ready, plan, have, made_of, metadata, progress)
     interrupt.check()
-    return _publish(output, plan, len(ready.job.prompts), metadata, console)
-
-
-def _check_cluster(job: Job) -> None:
-    wanted = job.cluster.replicas * job.cluster.gpus_per_replica
-    there = ray.cluster_resources().get("GPU", 0.0)
-    if wanted > there:
-        raise ConfigError(
-            [
-                f"[cluster] {job.cluster.replicas} replicas with gpus_per_replica = {job.cluster.gpus_per_replica:g} "
-                f"need {wanted:g} GPUs, the cluster has {there:g}; lower replicas, or set gpus_per_replica = 0 for CPU"
-            ]
-        )
+    with cluster.patient(ready.job, console, replicas=False):
+        return _publish(ready.job, plan, metadata, console)
 
 
 def _earlier(ready: Ready) -> Plan | None:
@@ -187,23 +176,23 @@ def _caption(
     context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
     rows = [messages.unit_to_table(u, plan.index_of(u)) for u in todo]
     committer = flow.Actor(Committer, {"output": job.output.uri, "context": context, "metadata": metadata})
-    for row in flow.caption(
-        rows, made_of.preprocessor, made_of.captioner, committer, _pools(job)
-    ).iter_rows():
+    largest = max(u.cost.pixel_bytes for u in todo)
+    size = cluster.pools(job, largest)
+    cluster.check_units(size, largest)
+    for row in flow.caption(rows, made_of.preprocessor, made_of.captioner, committer, size).iter_rows():
         progress.add_unit(receipt(row))
         interrupt.check()
         if storage.exists(manifest_uri(job.output.uri, plan.run_id)):
             break  # another driver has published this run: what is left to do here is done
 
 
-def _publish(
-    output: str, plan: Plan, prompts: int, metadata: Mapping[str, str], console: Console
-) -> dict[str, Any]:
+def _publish(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console) -> dict[str, Any]:
     """Publish, unless another driver has: what is published once does not change."""
+    output = job.output.uri
     manifest = manifest_uri(output, plan.run_id)
     try:
         if not storage.exists(manifest):
-            return publish.publish(output, plan, _compact(output, plan, prompts, metadata, console), metadata)
+            return publish.publish(output, plan, _compact(job, plan, metadata, console), metadata)
     except (storage.MissingError, RayError, RunError):  # the parts are gone: this driver was overtaken
         if not storage.exists(manifest):
             raise
@@ -211,10 +200,9 @@ def _publish(
     return publish.swap(output, plan.run_id)
 
 
-def _compact(
-    output: str, plan: Plan, prompts: int, metadata: Mapping[str, str], console: Console
-) -> list[publish.Done]:
+def _compact(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console) -> list[publish.Done]:
     """Write the published files, and describe them."""
+    output, prompts, readers = job.output.uri, len(job.prompts), selector(job.cluster.reader_labels)
     if missing := publish.missing(output, plan):
         raise RunError(
             f"{len(missing)} of {len(plan.units)} units have no part; start the same command again"
@@ -225,7 +213,7 @@ def _compact(
     ]
     done: list[publish.Done] = []
     with Stage("publish", len(parts), "pairs of files", console) as stage:
-        for row in flow.publish(parts, compact).iter_rows():
+        for row in flow.publish(parts, compact, readers).iter_rows():
             done.append(publish.done(row))
             stage.add(1)
             interrupt.check()

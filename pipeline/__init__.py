@@ -11,11 +11,11 @@ and `video` (with `demux`) decoded pixels, `anyres` (with `families`) crops and 
 and `provenance` how a row came to be, `commit` one part per unit, `unit_records` what each took, `under_way` how far
 runs are, `publish` what consumers read, `delta` what an index must change to be in step, `verify` whether it holds what
 it promises (`record` what an output says of itself, `readback` published files again, `own_facts`, `conservation` and
-`departed` the rows, `verify_one` those of one asset, `remake` input and model once more, `findings` the words), `flow`
-the whole as Ray Data expressions. After what is published (`before`), `standing` says which rows stay, `todo` what is
-to do, `copies` which assets are the same, `planner` makes the plan of it (`pricing`, `papers`), and `carry` takes the
-rows over. For people who look: `lookup` finds an asset, `tally`, `timeline`, `identical`, `gallery` and `failures` are
-what the report tells.
+`departed` the rows, `verify_one` those of one asset, `remake` input and model once more, `findings` the words),
+`placement` which node does what, `flow` the whole as Ray Data expressions. After what is published (`before`),
+`standing` says which rows stay, `todo` what is to do, `copies` which assets are the same, `planner` makes the plan of
+it (`pricing`, `papers`), and `carry` takes the rows over. For people who look: `lookup` finds an asset, `tally`,
+`timeline`, `identical`, `gallery` and `failures` are what the report tells.
 
 The package knows nothing of torch, of transformers, of the command line and of the process environment.
 """

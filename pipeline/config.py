@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from pipeline import placement
 from pipeline.conversation import conversations
 from pipeline.types import Media, Turn
 from pipeline.values import checked, key, override, section, shown, unknown
@@ -160,13 +161,26 @@ class ClusterConfig:
     """[cluster]"""
 
     replicas: int = key(1, low=1, help="captioner actors, each with the model")
-    gpus_per_replica: float = key(1.0, low=0.0, help="0: on CPU; above 1: the model is spread over so many")
+    gpus_per_replica: float = key(
+        1.0, low=0.0, help="0: on CPU; below 1: several on a GPU; above 1: the model is spread over so many"
+    )
     gpu_memory_gib: float = key(
         0.0,
         low=0.0,
         help="memory of one GPU, to refuse what cannot fit before anything starts; 0: when loading",
     )
-    preprocessors: int = key(0, low=0, help="preprocessor actors at most; 0: from the cluster's cores")
+    preprocessors: int = key(
+        0, low=0, help="preprocessor actors at most; 0: 16 a replica, as far as there are cores"
+    )
+    replica_labels: tuple[str, ...] = key(
+        (), help='replicas only on nodes with these labels: "key=value", "key=!value", "key=in(a,b)"'
+    )
+    reader_labels: tuple[str, ...] = key(
+        (), help="the same for whatever reads, decodes, writes and publishes"
+    )
+    wait_s: float = key(
+        900.0, low=0.0, help="seconds that a run waits for a node that can hold a replica, or a reader"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +301,9 @@ def _across(sections: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
         problems.append("[video] needs either frames or fps, not both")
     if cluster and cluster.gpus_per_replica > 1 and cluster.gpus_per_replica % 1:
         problems.append("[cluster] gpus_per_replica above 1 must be whole")
+    if cluster:
+        for name in ("replica_labels", "reader_labels"):
+            problems += placement.mistakes(f"[cluster] {name}", getattr(cluster, name))
     if generation:
         problems += _generation(generation, raw.get("generation", {}))
     return problems

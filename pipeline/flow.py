@@ -10,14 +10,21 @@ and the run goes on from the parts that exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 
+from pipeline.config import ClusterConfig
+from pipeline.placement import UNITS_HELD, Claim, Node, allows, reader_memory, selector
+
+FEEDERS = 16  # preprocessors for one replica, at most: clips of a minute may need ten beside an H100
 COMMITTED = 64  # replicas for one committer: a unit in half a minute each, and 0.05 s of its CPU for a unit
 PUTS = 8  # units that a committer has under way
 # For replicas on CPU, read by glibc when a process starts. Left to itself it takes tensors above 32 MB from the kernel
@@ -29,6 +36,8 @@ KEEP_MEMORY = {
 }
 
 Step = Callable[[pa.Table], pa.Table]  # one row in, one row out
+Labels = Mapping[str, str]  # of the nodes where a step may run, as `pipeline.placement.selector` makes them
+NO_LABELS: Labels = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,27 +50,35 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Pools:
-    """How many actors of each kind, and what each holds of the cluster (see `pools`)."""
+    """How many actors of each kind, preprocessors at most, and what each claims of its node (see `pools`)."""
 
     replicas: int
-    replica_cpus: float
-    replica_gpus: float
+    replica: Claim
     preprocessors: int
-    preprocessor_cpus: float
+    preprocessor: Claim
 
 
-def pools(cpus: float, replicas: int, gpus_per_replica: float, preprocessors: int = 0) -> Pools:
-    """Sizes with which no pool can starve another.
+def pools(nodes: Sequence[Node], wanted: ClusterConfig, unit_bytes: int = 0) -> Pools:
+    """Sizes with which no pool can starve another, for units of at most so many bytes of pixels.
 
     Replicas on CPU take three quarters of the cores between them, whole cores where they get more than one: their
     threads wait for one another, and two that share a core with a decoder made the demo 7 times slower.
-    Preprocessors take the rest, one core each or less.
+    Preprocessors take the rest, one core each or less. How many there may be does not depend on the nodes of now:
+    Ray Data starts as many as there are cores for, and more when nodes join.
     """
-    share = 0.75 * cpus / replicas
-    replica_cpus = 0.0 if gpus_per_replica else float(int(share)) if share >= 1 else share
-    free = max(0.0, cpus - replicas * replica_cpus)
-    count = preprocessors or max(1, int(free))
-    return Pools(replicas, replica_cpus, gpus_per_replica, count, min(1.0, free / count))
+    hosts, readers = selector(wanted.replica_labels), selector(wanted.reader_labels)
+    at = [node.cpus for node in nodes if allows(hosts, node.labels)] or [1.0]
+    share = 0.75 * min(sum(at) / wanted.replicas, max(at))  # of one node, whatever others have
+    replica_cpus = 0.0 if wanted.gpus_per_replica else float(int(share)) if share >= 1 else share
+    held = [wanted.replicas * replica_cpus] if hosts == readers else []
+    free = max(0.0, sum(node.cpus for node in nodes if allows(readers, node.labels)) - sum(held))
+    count = wanted.preprocessors or max(1, int(free))
+    return Pools(
+        wanted.replicas,
+        Claim(replica_cpus, wanted.gpus_per_replica, labels=hosts),
+        wanted.preprocessors or max(FEEDERS * wanted.replicas, 1 if wanted.gpus_per_replica else count),
+        Claim(min(1.0, free / count) or 1.0, memory=reader_memory(unit_bytes), labels=readers),
+    )
 
 
 def replica_environment(gpus: float) -> dict[str, str]:
@@ -69,7 +86,7 @@ def replica_environment(gpus: float) -> dict[str, str]:
     return {} if gpus else KEEP_MEMORY
 
 
-def index(shards: Sequence[pa.Table], indexer: Actor) -> Dataset:
+def index(shards: Sequence[pa.Table], indexer: Actor, labels: Labels = NO_LABELS) -> Dataset:
     """One row per shard in, {shard}; one row per shard out, {index_uri}, when its index object exists."""
     _context()
     return _rows(shards).map_batches(
@@ -79,6 +96,7 @@ def index(shards: Sequence[pa.Table], indexer: Actor) -> Dataset:
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,
+        label_selector=dict(labels),
         compute=ActorPoolStrategy(min_size=1, max_size=max(1, int(_cpus()) - 1)),
     )
 
@@ -96,7 +114,9 @@ def caption(
             fn_constructor_kwargs=dict(preprocessor.kwargs),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=size.preprocessor_cpus,
+            num_cpus=size.preprocessor.cpus,
+            memory=size.preprocessor.memory,
+            label_selector=dict(size.preprocessor.labels),
             compute=ActorPoolStrategy(min_size=1, max_size=size.preprocessors),
         )
         .map_batches(
@@ -105,13 +125,15 @@ def caption(
             fn_constructor_kwargs=dict(captioner.kwargs),
             batch_size=1,
             batch_format="pyarrow",
-            num_cpus=size.replica_cpus,
-            num_gpus=size.replica_gpus,
+            num_cpus=size.replica.cpus,
+            num_gpus=size.replica.gpus,
+            label_selector=dict(size.replica.labels),
             runtime_env=_runtime_env(size),
-            # two units at once, so that the tail of one overlaps the head of the next, and one more on its way
+            # Two units at once, so that the tail of one overlaps the head of the next, and one more on its way. All
+            # replicas are asked for at once: those that find no node wait for one, and start when it joins.
             compute=ActorPoolStrategy(
                 size=size.replicas,
-                max_tasks_in_flight_per_actor=3,
+                max_tasks_in_flight_per_actor=UNITS_HELD,
                 max_concurrent_calls_per_actor=2,
                 enable_true_multi_threading=True,
             ),
@@ -126,6 +148,7 @@ def caption(
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=0,
+            label_selector=dict(size.preprocessor.labels),
             compute=ActorPoolStrategy(
                 size=1 + size.replicas // COMMITTED,
                 max_tasks_in_flight_per_actor=2 * PUTS,
@@ -136,7 +159,7 @@ def caption(
     )
 
 
-def publish(partitions: Sequence[pa.Table], compact: Step) -> Dataset:
+def publish(partitions: Sequence[pa.Table], compact: Step, labels: Labels = NO_LABELS) -> Dataset:
     """One row per partition in, {number, of}; its files' description out, {done}, when they exist."""
     _context()
     return _rows(partitions).map_batches(
@@ -145,8 +168,31 @@ def publish(partitions: Sequence[pa.Table], compact: Step) -> Dataset:
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,
+        label_selector=dict(labels),
         compute=TaskPoolStrategy(),
     )
+
+
+@contextmanager
+def watched(look: Callable[[], None]) -> Iterator[None]:
+    """Call `look` some ten times a second while a dataset of this process is at work; what it raises ends the work."""
+    context = DataContext.get_current()
+    before, EachStep.look = context.custom_execution_callback_classes, look
+    context.custom_execution_callback_classes = [*before, EachStep]
+    try:
+        yield
+    finally:
+        context.custom_execution_callback_classes = before
+
+
+class EachStep(ExecutionCallback):
+    """What Ray Data calls in its loop. A class, and not a closure: it travels to workers, by its name."""
+
+    look: ClassVar[Callable[[], None]]
+
+    def on_execution_step(self, executor: object) -> None:
+        """Each step, in the thread of the loop."""
+        type(self).look()
 
 
 def _rows(tables: Sequence[pa.Table]) -> Dataset:
@@ -161,7 +207,7 @@ def _rows(tables: Sequence[pa.Table]) -> Dataset:
 
 def _runtime_env(size: Pools) -> dict[str, dict[str, str]] | None:
     """Of replicas, for Ray."""
-    own = replica_environment(size.replica_gpus)
+    own = replica_environment(size.replica.gpus)
     return {"env_vars": own} if own else None
 
 

@@ -40,7 +40,9 @@ GB = 1e9
 @click.option(
     "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."
 )
-@click.option("--with-code", is_flag=True, help="With --address: take this captionmill along, as submit does.")
+@click.option(
+    "--with-code", is_flag=True, help="With --address: take this captionmill along, as submit does."
+)
 @click.option(
     "--patience",
     type=click.FloatRange(min=1),

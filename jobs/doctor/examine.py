@@ -20,7 +20,6 @@ from jobs.preflight import look, placed
 from pipeline import flow, storage
 from pipeline.config import Job, Loaded, OutputConfig
 from pipeline.errors import CaptionmillError, ConfigError
-from pipeline.patterns import fixed_folder
 from pipeline.placement import allows
 from pipeline.types import Shard
 

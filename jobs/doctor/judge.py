@@ -11,7 +11,9 @@ from pipeline import flow
 from pipeline.config import Job
 from pipeline.placement import UNITS_HELD, Node
 
-SKEW_S = 10.0  # machines that keep time are within 0.1 s of one another; stores refuse what is signed 900 s off
+SKEW_S = (
+    10.0  # machines that keep time are within 0.1 s of one another; stores refuse what is signed 900 s off
+)
 FULL = 0.05  # of a disk; with less Ray spills no more (RAY_local_fs_capacity_threshold)
 GB = 1e9
 IMAGE = "start all nodes from one image"
@@ -43,7 +45,10 @@ def findings(job: Job, here: Mapping[str, str], nodes: Sequence[Told], free_gpus
     for node in nodes:
         if node.seen is None:
             yield Finding(
-                "answer", node.name, node.silent, "look at this node's Ray logs, and at its network; or remove it"
+                "answer",
+                node.name,
+                node.silent,
+                "look at this node's Ray logs, and at its network; or remove it",
             )
             continue
         yield from _versions(node.name, here, node.seen.versions)
@@ -85,12 +90,18 @@ def _clock(node: Told) -> Iterator[Finding]:
 
 def _room(job: Job, node: Told, seen: Seen) -> Iterator[Finding]:
     if seen.disk_free < max(FULL * seen.disk, node.has.store):
-        problem = f"{seen.disk_free / GB:.1f} of {seen.disk / GB:.1f} GB of the disk that Ray spills to are free"
-        remedy = f"free {max(FULL * seen.disk, node.has.store) / GB:.1f} GB, or start Ray with another --temp-dir"
+        problem = (
+            f"{seen.disk_free / GB:.1f} of {seen.disk / GB:.1f} GB of the disk that Ray spills to are free"
+        )
+        remedy = (
+            f"free {max(FULL * seen.disk, node.has.store) / GB:.1f} GB, or start Ray with another --temp-dir"
+        )
         yield Finding("disk", node.name, problem, remedy)
     if seen.devices is not None and seen.devices < node.has.gpus:
         problem = f"Ray counts {node.has.gpus:g} GPUs, torch sees {seen.devices}"
-        yield Finding("gpus", node.name, problem, "install torch's CUDA build and the driver, or mend --num-gpus")
+        yield Finding(
+            "gpus", node.name, problem, "install torch's CUDA build and the driver, or mend --num-gpus"
+        )
     need = UNITS_HELD * job.unit.max_pixel_bytes
     if _replicas(job, [node]) and node.has.store < need:
         problem = f"its object store has {node.has.store / GB:.2f} GB, and {UNITS_HELD} units may have {need / GB:.2f}"
@@ -108,7 +119,9 @@ def _weights(nodes: Sequence[Told]) -> Iterator[Finding]:
     for name, weights in found.items():
         if weights != usual:
             problem = "its weights are others than those of most nodes: other files, sizes or tensors"
-            yield Finding("checkpoint", name, problem, "copy the checkpoint anew, or pin it as a hub id with a commit")
+            yield Finding(
+                "checkpoint", name, problem, "copy the checkpoint anew, or pin it as a hub id with a commit"
+            )
 
 
 def _gpus(job: Job, nodes: Sequence[Told], free: float) -> Iterator[Finding]:

@@ -65,7 +65,9 @@ class Probe:
         model = asked.model
         apart, unwritten = _written(asked) if asked.output else (False, ())
         weights, unloadable = _weights(model, asked.cluster) if model else ("", ())
-        disk = shutil.disk_usage(ray._private.worker._global_node.get_session_dir_path())  # where Ray spills to
+        disk = shutil.disk_usage(
+            ray._private.worker._global_node.get_session_dir_path()
+        )  # where Ray spills to
         return Seen(
             versions(model),
             tuple(_complaints(asked.reads, lambda uri: storage.read_range(uri, 0, 1))),
@@ -97,7 +99,9 @@ def versions(model: ModelConfig | None) -> dict[str, str]:
 def _complaints(uris: tuple[str, ...], look: Callable[[str], object]) -> Iterator[str]:
     for uri in uris:
         try:
-            storage.check_readable(uri)  # quickly; what follows waits a minute for a store that does not answer
+            storage.check_readable(
+                uri
+            )  # quickly; what follows waits a minute for a store that does not answer
             look(uri)
         except CaptionmillError as error:
             yield str(error)

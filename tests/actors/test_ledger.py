@@ -25,6 +25,29 @@ def test_what_has_ended_begins_anew() -> None:
     assert (after_asset, after_unit) == ((0, 1, 1), (0, 0, 0))
 
 
+class Leaving(Ledger):
+    """A ledger whose machine "spot" goes away when told."""
+
+    taken: bool = False
+
+    def gone(self) -> set[str]:
+        """Itself, when it is taken."""
+        return {"spot"} if self.taken else set()
+
+
+def test_what_a_machine_had_in_hand_that_announced_its_end_does_not_count() -> None:
+    ledger = Leaving()
+    begun = [
+        ledger.begin("a", None, "spot"),
+        ledger.begin("a", None, "kept"),
+        ledger.begin("a", None, "spot"),
+    ]
+    ledger.taken = True
+
+    assert begun == [0, 1, 2]
+    assert [ledger.begin("a", None, "kept"), ledger.begin("a", None, "kept")] == [1, 2]
+
+
 def test_a_shared_ledger_is_one_ledger(ray_local: None) -> None:
     ledger = SharedLedger()
 

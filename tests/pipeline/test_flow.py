@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from threading import Barrier
 
 import pyarrow as pa
 import pytest
 
 from pipeline import flow
+from pipeline.config import ClusterConfig
+from pipeline.errors import RunError
+from pipeline.placement import Claim, Node
 
 UNITS = 6
 
@@ -41,11 +45,77 @@ class InPairs:
         return table
 
 
+def nodes(count: int, cpus: float, gpus: float = 0.0) -> list[Node]:
+    """So many alike."""
+    return [Node(cpus, gpus, 64 << 30, 20 << 30)] * count
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 8])
+def test_a_laptop_without_a_gpu_holds_its_replica_and_a_preprocessor_at_once(cpus: int) -> None:
+    size = flow.pools(nodes(1, cpus), ClusterConfig(gpus_per_replica=0))
+
+    assert size.replica.cpus + size.preprocessor.cpus <= cpus
+    assert size.preprocessor.cpus > 0
+
+
+def test_a_replica_on_cpu_fits_on_one_node_however_many_there_are() -> None:
+    size = flow.pools(nodes(4, 8), ClusterConfig(gpus_per_replica=0))
+
+    assert size.replica.cpus == 6
+    assert size.replica.fits(Node(8, 0, 64 << 30, 20 << 30)) == 1
+
+
+def test_preprocessors_are_bounded_by_the_replicas_and_not_by_the_cores_of_now() -> None:
+    wanted = ClusterConfig(replicas=512)
+    few, many = flow.pools(nodes(1, 2, 8), wanted), flow.pools(nodes(64, 192, 8), wanted)
+
+    assert few == many
+    assert (few.preprocessors, few.preprocessor.cpus) == (16 * 512, 1.0)
+    assert flow.pools(nodes(64, 192, 8), ClusterConfig(replicas=1)).preprocessors == 16
+    assert flow.pools(nodes(1, 4, 1), ClusterConfig(preprocessors=8)).preprocessor.cpus == 0.5
+
+
+def test_only_cores_of_nodes_with_the_labels_are_divided() -> None:
+    there = [*nodes(1, 4), Node(64, 0, 64 << 30, 20 << 30, {"for": "replicas"})]
+    wanted = ClusterConfig(
+        gpus_per_replica=0,
+        replica_labels=("for=replicas",),
+        reader_labels=("for=!replicas",),
+        preprocessors=8,
+    )
+
+    size = flow.pools(there, wanted)
+
+    assert (size.replica.cpus, size.preprocessor.cpus) == (48.0, 0.5)
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_a_look_at_the_work_is_taken_again_and_again_and_what_it_raises_ends_the_work() -> None:
+    looks = Counter[str]()
+
+    def look() -> None:
+        looks["taken"] += 1
+        if looks["taken"] == 3:
+            raise RunError("enough")
+
+    waiting = Claim(cpus=1000.0)  # of which no node has so many
+    same = flow.Actor(Same, {})
+    with flow.watched(look), pytest.raises(RunError, match="enough"):
+        [
+            *flow.caption(
+                [pa.table({"unit": [0]})], same, same, same, flow.Pools(1, waiting, 1, waiting)
+            ).iter_rows()
+        ]
+    before = looks["taken"]
+    [*flow.publish([pa.table({"unit": [0]})], Same()).iter_rows()]
+    assert (before, looks["taken"]) == (3, 3)  # and no more outside
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.timeout(180)
 def test_a_replica_has_two_units_at_once() -> None:
-    size = flow.Pools(replicas=1, replica_cpus=0.5, replica_gpus=0.0, preprocessors=1, preprocessor_cpus=0.5)
+    size = flow.Pools(1, Claim(cpus=0.5), preprocessors=1, preprocessor=Claim(cpus=0.5))
     units = [pa.table({"unit": [number]}) for number in range(UNITS)]
 
     same = flow.Actor(Same, {})
@@ -58,7 +128,7 @@ def test_a_replica_has_two_units_at_once() -> None:
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.timeout(180)
 def test_the_process_of_a_replica_on_cpu_keeps_its_memory() -> None:
-    size = flow.Pools(replicas=1, replica_cpus=0.5, replica_gpus=0.0, preprocessors=1, preprocessor_cpus=0.5)
+    size = flow.Pools(1, Claim(cpus=0.5), preprocessors=1, preprocessor=Claim(cpus=0.5))
 
     same = flow.Actor(Same, {})
     (told,) = flow.caption(
@@ -72,9 +142,8 @@ def test_the_process_of_a_replica_on_cpu_keeps_its_memory() -> None:
 @pytest.mark.usefixtures("ray_local")
 @pytest.mark.timeout(180)
 def test_units_are_committed_on_a_cluster_whose_every_core_an_actor_holds_or_waits_for() -> None:
-    size = flow.Pools(  # for a cluster that had five cores, and lost one of them
-        replicas=4, replica_cpus=1.0, replica_gpus=0.0, preprocessors=1, preprocessor_cpus=1.0
-    )
+    # for a cluster that had five cores, and lost one of them
+    size = flow.Pools(4, Claim(cpus=1.0), preprocessors=1, preprocessor=Claim(cpus=1.0))
     units = [pa.table({"unit": [number]}) for number in range(UNITS)]
 
     same = flow.Actor(Same, {})
