@@ -87,10 +87,11 @@ def _ask(job: Job, reads: tuple[str, ...], mark: str, patience_s: float) -> list
     """Every node at once."""
     there = [node for node in ray.nodes() if node["Alive"]]
     size = flow.pools(cluster.nodes(), job.cluster)
+    remote: Any = ray.remote(Probe)
     actors, answers = [], []
     for node in there:
         where = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        actor = ray.remote(Probe).options(num_cpus=0, scheduling_strategy=where).remote()
+        actor = remote.options(num_cpus=0, scheduling_strategy=where).remote()
         has = cluster.node(node)
         hosts, works = size.replica.fits(has) > 0, allows(size.preprocessor.labels, has.labels)
         asked = Asked(

@@ -31,7 +31,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A node: what it has, what it saw unless it did not answer (`silent` says how), and its clock (s, ahead of ours)."""
+    """A node: what it has; what it saw, or in `silent` why that is not known; seconds its clock is ahead of ours."""
 
     name: str
     has: Node
@@ -129,7 +129,7 @@ def _gpus(job: Job, nodes: Sequence[Told], free: float) -> Iterator[Finding]:
     if room < wanted.replicas:
         claim = flow.pools([node.has for node in nodes], wanted).replica
         problem = f"there is room for {room} of {wanted.replicas} replicas ({claim} each)"
-        remedy = "add nodes, or lower [cluster] replicas or gpus_per_replica; a run starts with those for which there is"
+        remedy = "add nodes, or lower [cluster] replicas or gpus_per_replica; a run starts with what there is"
         yield Finding("gpus", "", problem, remedy)
     there = sum(node.has.gpus for node in nodes)
     if free < min(there, wanted.replicas * wanted.gpus_per_replica):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import ray
 from safetensors import SafetensorError, safe_open
@@ -65,9 +66,8 @@ class Probe:
         model = asked.model
         apart, unwritten = _written(asked) if asked.output else (False, ())
         weights, unloadable = _weights(model, asked.cluster) if model else ("", ())
-        disk = shutil.disk_usage(
-            ray._private.worker._global_node.get_session_dir_path()
-        )  # where Ray spills to
+        place: Any = ray._private.worker._global_node
+        disk = shutil.disk_usage(place.get_session_dir_path())  # where Ray spills to
         return Seen(
             versions(model),
             tuple(_complaints(asked.reads, lambda uri: storage.read_range(uri, 0, 1))),

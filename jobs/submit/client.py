@@ -33,7 +33,7 @@ class Known(RunError):
     """Ray has a job of this submission id."""
 
 
-class Client(JobSubmissionClient):  # type: ignore[misc] # untyped
+class Client(JobSubmissionClient):
     """The API of one cluster. ClusterError where it does not answer or refuses, RunError where it says no."""
 
     def _do_request(self, method: str, endpoint: str, **given: Any) -> Any:

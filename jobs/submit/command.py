@@ -25,7 +25,7 @@ OURS = ("--stop", "--no-wait")  # said of this call, not of the run
 STOPPED_S = 60.0  # twice what Ray gives a driver to end
 
 
-class Table(click.ParamType):
+class Table(click.ParamType[dict[str, Any]]):
     """A JSON object, as `ray job submit` takes it."""
 
     name = "JSON"

@@ -62,7 +62,8 @@ class _Log:
     async def read(self, client: Client, submission_id: str) -> None:
         """Print what comes until the run ends, or nothing has come for a while, as where a connection is dead."""
         seen = 0
-        async with contextlib.aclosing(client.tail_job_logs(submission_id)) as chunks:
+        tail: Any = client.tail_job_logs(submission_id)
+        async with contextlib.aclosing(tail) as chunks:
             with contextlib.suppress(StopAsyncIteration, TimeoutError):
                 while True:
                     text = await asyncio.wait_for(anext(chunks), SILENT_S)
@@ -81,8 +82,8 @@ def _await_start(client: Client, submission_id: str, console: Console) -> None:
     begun, said = time.monotonic(), ""
     while (details := client.get_job_info(submission_id)).status == JobStatus.PENDING:
         waited = time.monotonic() - begun
-        if waited > PATIENCE_S and details.message != said:
-            said = details.message
+        if waited > PATIENCE_S and (details.message or "") != said:
+            said = details.message or ""
             console.print(f"After {waited:.0f} s: {caption_text(said)}", markup=False)
         time.sleep(PAUSE_S)
 

@@ -55,9 +55,14 @@ class Hosts:
         self.nodes: list[subprocess.Popen[bytes]] = []
         self.port, self._dashboard = _free(), _free()
         self.token = secrets.token_hex(16)
-        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | RAY
-        self._environment |= {**(environment or {}), "RAY_AUTH_TOKEN": self.token, "PYTHONPATH": str(ROOT)}
-        self._environment["PATH"] = f"{BIN}:{os.environ['PATH']}"  # entrypoints are commands of a shell
+        self._environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+            **RAY,
+            **(environment or {}),
+            "RAY_AUTH_TOKEN": self.token,
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{BIN}:{os.environ['PATH']}",  # entrypoints are commands of a shell
+        }
 
     @property
     def url(self) -> str:
@@ -113,7 +118,7 @@ class Hosts:
             node = subprocess.Popen(
                 [*host.before, *command, *([f"--labels={labels}"] if labels else [])],
                 cwd=ROOT,
-                env=self._environment | host.environment,
+                env=self._environment | dict(host.environment),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

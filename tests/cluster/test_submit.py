@@ -19,12 +19,13 @@ import pytest
 
 from jobs.demo.command import job_file
 from jobs.demo.shards import write_shards
-from tests.cluster.hosts import ROOT, Host, Hosts
+from tests.cluster.hosts import Host, Hosts
 from tests.cluster.tunnel import tunnel
 from tests.faults.compare import Verdict, compare
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+ROOT = Path(__file__).parents[2]
 SCENES = 4
 ID = re.compile(r"captionmill-[0-9a-f]{12}-\d+")
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "telltaleKey/1", "HF_TOKEN": "hf_telltale2"}
@@ -44,20 +45,19 @@ class Place:
         path.write_text(text + more)
         return path
 
-    def start(self, *words: str | Path, url: str = "", **given: Any) -> subprocess.Popen[str]:
+    def start(
+        self, *words: str | Path, url: str = "", environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
         """`captionmill submit` in a process of its own, both streams in one."""
-        command = [
-            sys.executable,
-            "-m",
-            "jobs",
-            "submit",
-            "--address",
-            url or self.hosts.url,
-            *map(str, words),
-        ]
-        environment = self.hosts.client() | SECRETS | given.pop("environment", {})
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **streams, **given)
+        asked = ["submit", "--address", url or self.hosts.url, *map(str, words)]
+        return subprocess.Popen(
+            [sys.executable, "-m", "jobs", *asked],
+            cwd=ROOT,
+            env=self.hosts.client() | SECRETS | dict(environment or {}),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
 
     def submit(self, *words: str | Path, **given: Any) -> tuple[int, str]:
         """The same to its end: exit code and what was said."""
