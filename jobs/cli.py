@@ -1,7 +1,7 @@
 """The command line. Words for people go to standard error, data to standard output.
 
-Exit codes: 0 done, 1 the run failed or its failure budget is spent, 2 a configuration or usage error, 130
-interrupted, in which case the same command goes on.
+Exit codes: 0 done, 1 the run failed or its failure budget is spent, 2 a configuration or usage error, 3 (`submit` and
+`doctor`) the cluster could not be reached, 130 interrupted, in which case the same command goes on.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import click
 from rich.console import Console
 
 from jobs.bench.commands import bench, simulate
+from jobs.doctor.command import doctor
 from jobs.events import Events
 from jobs.exit_codes import exit_codes as _exit_codes
 from jobs.export import FORMATS
 from jobs.job_file import JOB, SHARE, loaded, override, text
 from jobs.report.commands import explain, report
 from jobs.start import Loudness, Options, start
+from jobs.submit.command import submit
 from pipeline.roofline import GPUS
 from pipeline.types import Code
 from pipeline.units import Share
@@ -39,6 +41,8 @@ main.add_command(report)
 main.add_command(explain)
 main.add_command(bench)
 main.add_command(simulate)
+main.add_command(submit)
+main.add_command(doctor)
 
 
 @main.command()
@@ -53,7 +57,7 @@ main.add_command(simulate)
     "--code",
     "codes",
     multiple=True,
-    type=click.Choice(list(Code)),
+    type=click.Choice([code.value for code in Code]),
     help="With --retry-failed: only these; repeatable.",
 )
 @click.option(

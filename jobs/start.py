@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from jobs import inside
 from jobs.events import Events
 from jobs.preflight import Looked, Ready, check
 from pipeline import publish, storage
@@ -58,6 +59,7 @@ def start(loaded: Loaded, console: Console, options: Options = Options()) -> dic
     Raises ConfigError before anything is started, and RunError where the failure budget is spent.
     """
     begun = time.monotonic()
+    loaded = replace(loaded, problems=(*loaded.problems, *inside.problems(loaded)))
     codes = None if options.again is None else tuple(sorted(options.again))
     while True:
         ready = replace(check(loaded), again=codes, share=options.share)
