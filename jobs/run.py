@@ -30,6 +30,7 @@ from pipeline.placement import selector
 from pipeline.plan import Plan
 from pipeline.pricing import Pricer, priced
 from pipeline.provenance import Context
+from pipeline.recipe import recipe_uri
 from pipeline.types import Shard
 from pipeline.units import longest_first
 
@@ -88,23 +89,18 @@ def run(
     Raises ConfigError, StorageError, IntegrityError, RunError: OvertakenError, or, where this driver's share is done
     and others have units left, UnfinishedError. Whatever is committed by then is kept.
     """
-    output, run_id, decided = ready.job.output.uri, ready.run_id, ready.recipe
-    cluster.check(ready.job.cluster, console)
-    console.print(f"A replica holds {fit.said(ready.footprint, ready.job.model)}")
-    storage.put(storage.join(output, "recipes", f"{decided.recipe_id}.json"), decided.to_json().encode())
-    plan = _earlier(ready)
-    have = committed(output, run_id, plan.unit_ids).intersection(plan.unit_ids) if plan else set[str]()
-    with cluster.patient(ready.job, console, replicas=False):
-        _index(ready, _left(plan, have) if plan else ready.shards, made_of.indexer, console)
-    if plan is None:
-        composed = compose(ready, indexing.addresses(ready.job, ready.shards))
-        if ready.published and not composed.changes:
-            console.print("Nothing to do: all that is in the input has its rows.")
-            return dict(ready.published)
-        plan = write_plan(ready, composed)
+    job, decided = ready.job, ready.recipe
+    cluster.check(job.cluster, console)
+    console.print(f"A replica holds {fit.said(ready.footprint, job.model)}")
+    storage.put(recipe_uri(job.output.uri, decided.recipe_id), decided.to_json().encode())
+    found = _planned(ready, made_of, console)
+    if found is None:
+        console.print("Nothing to do: all that is in the input has its rows.")
+        return dict(ready.published or {})
+    plan, have = found
     console.print(_said(plan))
     metadata = {
-        "captionmill.run_id": run_id,
+        "captionmill.run_id": plan.run_id,
         "captionmill.recipe_id": decided.recipe_id,
         **{f"captionmill.software.{name}": v for name, v in decided.software.items()},
     }
@@ -112,16 +108,31 @@ def run(
     have.intersection_update(own.unit_ids)
     events = events or Events()
     events.planned(own, len(have))
-    metrics = RunMetrics(run_id, len(own.units), len(have))
+    counted = RunMetrics(plan.run_id, len(own.units), len(have))
     with (
         Progress(own, have, console, each=each) as progress,
-        cluster.patient(ready.job, console, replicas=True),
+        cluster.patient(job, console, replicas=True),
     ):
-        watchers = (progress.add_unit, events.add_unit, metrics.add_unit)
+        watchers = (progress.add_unit, events.add_unit, counted.add_unit)
         _caption(ready, own, have, made_of, metadata, watchers)
     interrupt.check()
+    with cluster.patient(job, console, replicas=False):
+        return _publish(job, plan, metadata, console)
+
+
+def _planned(ready: Ready, made_of: Actors, console: Console) -> tuple[Plan, set[str]] | None:
+    """The plan, and its units that have a part. None where the published table is what the plan would make."""
+    plan = _earlier(ready)
+    ids = plan.unit_ids if plan else []
+    have = committed(ready.job.output.uri, ready.run_id, ids).intersection(ids) if plan else set[str]()
     with cluster.patient(ready.job, console, replicas=False):
-        return _publish(ready.job, plan, metadata, console)
+        _index(ready, _left(plan, have) if plan else ready.shards, made_of.indexer, console)
+    if plan is None:
+        composed = compose(ready, indexing.addresses(ready.job, ready.shards))
+        if ready.published and not composed.changes:
+            return None
+        plan = write_plan(ready, composed)
+    return plan, have
 
 
 def _earlier(ready: Ready) -> Plan | None:
