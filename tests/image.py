@@ -11,6 +11,7 @@ read: a certificate, pip's settings, a mirror's files. What pip and TLS are told
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import re
@@ -70,7 +71,7 @@ class Stage:
 
 def steps() -> list[Step]:
     """The instructions of the Dockerfile, comments left out."""
-    parsed = DockerfileParser(fileobj=open(DOCKERFILE, "rb")).structure  # noqa: SIM115
+    parsed = DockerfileParser(fileobj=io.BytesIO(DOCKERFILE.read_bytes())).structure
     return [Step(s["instruction"], s["value"]) for s in parsed if s["instruction"] != "COMMENT"]
 
 

@@ -60,8 +60,14 @@ def wait_for(port: int) -> None:
 @contextmanager
 def ended(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
     """A program that is killed, with all that it started, when the block ends."""
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, start_new_session=True, **quiet)
+    process = subprocess.Popen(
+        command,
+        env=environment,
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     try:
         yield
     finally:
