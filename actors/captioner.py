@@ -19,6 +19,7 @@ import pyarrow as pa
 from actors.gate import Gate
 from actors.ledger import Ledger
 from actors.meter import Meter
+from actors.metrics import Spent, metered
 from pipeline import messages
 from pipeline.commit import Parts
 from pipeline.config import GenerationConfig, PromptConfig
@@ -101,6 +102,7 @@ class Captioner:
         self._gate = Gate()
         self._parts = parts
 
+    @metered("caption")
     def __call__(self, table: pa.Table) -> pa.Table:
         """`caption` for one-row tables (`pipeline.schema`)."""
         if messages.table_to_done(table):
@@ -261,12 +263,13 @@ class Captioner:
         self, requests: Sequence[Request], meter: Meter, settings: GenerationConfig
     ) -> tuple[list[Answer], list[Request], str]:
         """The answers until memory ran out, the requests that are left then, and what was said of it."""
-        left, done = dict(enumerate(requests)), list[Answer]()
+        left, done, spent = dict(enumerate(requests)), list[Answer](), Spent(meter)
         try:
             asked = self._generator.generate(requests, settings, meter) if requests else ()
             for number, caption in asked:
                 request = left.pop(number)
                 done.append(_answer(request.sample, request.prompt_id, caption))
+                spent.publish()
         except OutOfMemory as error:
             return done, list(left.values()), str(error)
         return done, [], ""

@@ -9,6 +9,7 @@ from itertools import islice
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from actors.metrics import metered
 from pipeline import messages, schema, storage
 from pipeline.config import InputConfig
 from pipeline.draft import Probe
@@ -33,6 +34,7 @@ class Indexer:
         self._probe = probe_factory()
         self._probe_id = probe_id
 
+    @metered("index")
     def __call__(self, table: pa.Table) -> pa.Table:
         """`index` for one-row tables: {shard} in, {index_uri} out."""
         return pa.table({"index_uri": [self.index(messages.table_to_shard(table))]})

@@ -10,6 +10,7 @@ from types import TracebackType
 import numpy as np
 import pyarrow as pa
 
+from actors.metrics import metered
 from actors.sandbox import Sandbox, Seen
 from pipeline import messages
 from pipeline.anyres import Geometry
@@ -69,6 +70,7 @@ class Preprocessor:
         """End the decoder process."""
         self._sandbox.close()
 
+    @metered("prepare")
     def __call__(self, table: pa.Table) -> pa.Table:
         """`prepare` for one-row tables (`pipeline.schema`); the assets come from the unit's index."""
         unit, index_uri = messages.table_to_unit(table)

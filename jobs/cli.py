@@ -1,7 +1,7 @@
 """The command line. Words for people go to standard error, data to standard output.
 
-Exit codes: 0 done, 1 the run failed or its failure budget is spent, 2 a configuration or usage error, 130
-interrupted, in which case the same command goes on.
+Exit codes: 0 done, 1 the run failed or its failure budget is spent, 2 a configuration or usage error, 3 (`submit` and
+`doctor`) the cluster could not be reached, 130 interrupted, in which case the same command goes on.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import click
 from rich.console import Console
 
 from jobs.bench.commands import bench, simulate
+from jobs.doctor.command import doctor
+from jobs.events import Events
 from jobs.exit_codes import exit_codes as _exit_codes
 from jobs.export import FORMATS
 from jobs.job_file import JOB, SHARE, loaded, override, text
 from jobs.report.commands import explain, report
-from jobs.start import Loudness, start
+from jobs.start import Loudness, Options, start
+from jobs.submit.command import submit
 from pipeline.roofline import GPUS
 from pipeline.types import Code
 from pipeline.units import Share
@@ -38,6 +41,8 @@ main.add_command(report)
 main.add_command(explain)
 main.add_command(bench)
 main.add_command(simulate)
+main.add_command(submit)
+main.add_command(doctor)
 
 
 @main.command()
@@ -52,7 +57,7 @@ main.add_command(simulate)
     "--code",
     "codes",
     multiple=True,
-    type=click.Choice(list(Code)),
+    type=click.Choice([code.value for code in Code]),
     help="With --retry-failed: only these; repeatable.",
 )
 @click.option(
@@ -60,12 +65,16 @@ main.add_command(simulate)
 )
 @click.option("-q", "--quiet", "loudness", flag_value="QUIET", help="Only problems and the last summary.")
 @click.option("-v", "--verbose", "loudness", flag_value="VERBOSE", help="A line for each unit.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="For programs: a line of JSON for each unit on standard output."
+)
 def run(
     job: Path,
     retry_failed: bool,
     codes: Sequence[str],
     loudness: str | None,
     share: Share | None,
+    as_json: bool,
     **given: Any,
 ) -> None:
     """Index, plan, caption and publish what JOB describes; goes on where an earlier run stopped.
@@ -77,7 +86,9 @@ def run(
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     again = tuple(codes) if retry_failed else None
     with _exit_codes(console):
-        start(loaded(job, given), console, Loudness[loudness or "USUAL"], again, share)
+        events = Events(sys.stdout if as_json else None)
+        options = Options(Loudness[loudness or "USUAL"], again, share, events)
+        start(loaded(job, given), console, options)
 
 
 @main.command()

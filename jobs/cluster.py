@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 
+from jobs import inside
 from pipeline import flow, placement
 from pipeline.config import ClusterConfig, Job
 from pipeline.errors import ConfigError, RunError
@@ -22,13 +23,16 @@ EVERY_S = 3.0  # between two looks at the nodes: one answer of the head, 0.1 MB 
 
 
 def nodes() -> list[Node]:
-    """Those that live now."""
-    return [_node(node["Resources"], node["Labels"] or {}) for node in ray.nodes() if node["Alive"]]
+    """Those that live now. The cores that a Ray job's driver was given are not for its actors."""
+    own, held = ray.get_runtime_context().get_node_id(), inside.held_cpus()
+    return [node(said, held if said["NodeID"] == own else 0.0) for said in ray.nodes() if said["Alive"]]
 
 
-def _node(has: Mapping[str, float], labels: Mapping[str, str]) -> Node:
+def node(said: Mapping[str, Any], held: float = 0.0) -> Node:
+    """What Ray says of a node, but for cores that are held there."""
+    has = said["Resources"]
     memory, store = has.get("memory", 0.0), has.get("object_store_memory", 0.0)
-    return Node(has.get("CPU", 0.0), has.get("GPU", 0.0), memory, store, labels)
+    return Node(has.get("CPU", 0.0) - held, has.get("GPU", 0.0), memory, store, said["Labels"] or {})
 
 
 def pools(job: Job, unit_bytes: int = 0) -> flow.Pools:

@@ -9,12 +9,13 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from jobs import interrupt
-from pipeline.errors import CaptionmillError, ConfigError
+from jobs import inside, interrupt
+from pipeline.errors import CaptionmillError, ClusterError, ConfigError
 from pipeline.quality import caption_text
 
 FAILED = 1  # the run failed, or its failure budget is spent
 USAGE = 2  # a configuration or usage error
+UNREACHED = 3  # the cluster did not answer, or refused: nothing is known of the run on it
 INTERRUPTED = 130  # the same command goes on
 
 
@@ -31,10 +32,11 @@ def exit_codes(console: Console) -> Iterator[None]:
         sys.exit(USAGE)
     except CaptionmillError as error:
         console.print(f"✗ {_shown(str(error))}", markup=False)
-        sys.exit(FAILED)
+        sys.exit(UNREACHED if isinstance(error, ClusterError) else FAILED)
     except KeyboardInterrupt:
         again = shlex.join(["captionmill", *sys.argv[1:]])
-        console.print(f"Interrupted. What is committed is kept; go on with: {again}", markup=False)
+        on = "submit it again to go on" if inside.a_job() else f"go on with: {again}"
+        console.print(f"Interrupted. What is committed is kept; {on}", markup=False)
         sys.exit(INTERRUPTED)
 
 

@@ -11,6 +11,7 @@ import click
 from pipeline import config
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError
+from pipeline.toml import toml
 from pipeline.units import Share
 
 JOB = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -41,11 +42,16 @@ def text(job: Path) -> str:
 
 def override(name: str, value: list[str] | str | None) -> list[str]:
     """What `--set` would say for a key, if there is a value."""
-    return [f"{name}={config.toml(value)}"] if value else []
+    return [f"{name}={toml(value)}"] if value else []
 
 
 def loaded(job: Path, given: dict[str, Any]) -> Loaded:
     """The job file with the options `inputs`, `output` and `overrides`, which are taken out of `given`."""
+    return config.read(text(job), changes(given))
+
+
+def changes(given: dict[str, Any]) -> list[str]:
+    """What these options change in the job file, as `--set` says it; they are taken out of `given`."""
     changed = override("input.uris", list(given.pop("inputs")))
     changed += override("output.uri", given.pop("output"))
-    return config.read(text(job), [*given.pop("overrides"), *changed])
+    return [*given.pop("overrides"), *changed]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import SystemRandom
@@ -14,13 +14,16 @@ from ray.exceptions import RayError
 from rich.console import Console
 
 from actors.captioner import Captioner, Generator
+from actors.committer import Committer
 from actors.ledger import SharedLedger
 from actors.preprocessor import Preprocessor
 from jobs import cluster, indexing, interrupt
+from jobs.events import Events
+from jobs.metrics import RunMetrics
 from jobs.preflight import Ready
 from jobs.progress import Progress, Stage
 from pipeline import before, fit, flow, messages, papers, planner, publish, storage
-from pipeline.commit import Committer, Parts, committed, manifest_uri, receipt
+from pipeline.commit import Parts, Receipt, committed, manifest_uri, receipt
 from pipeline.config import Job
 from pipeline.errors import RunError, UnfinishedError
 from pipeline.placement import selector
@@ -75,10 +78,13 @@ def _load(*settings: Any) -> Generator:
     return load(*settings)
 
 
-def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) -> dict[str, Any]:
+def run(
+    ready: Ready, made_of: Actors, console: Console, events: Events | None = None, *, each: bool = False
+) -> dict[str, Any]:
     """Bring the output to the snapshot that the job describes, and return the snapshot. Ray is connected.
 
-    How far it is goes to the console, with `each` a line for every unit too.
+    How far it is goes to the console, with `each` a line for every unit too; to `events`, for programs; and to Ray's
+    metrics.
     Raises ConfigError, StorageError, IntegrityError, RunError: OvertakenError, or, where this driver's share is done
     and others have units left, UnfinishedError. Whatever is committed by then is kept.
     """
@@ -104,11 +110,15 @@ def run(ready: Ready, made_of: Actors, console: Console, *, each: bool = False) 
     }
     own = replace(plan, units=tuple(ready.share.units(plan.units))) if ready.share else plan
     have.intersection_update(own.unit_ids)
+    events = events or Events()
+    events.planned(own, len(have))
+    metrics = RunMetrics(run_id, len(own.units), len(have))
     with (
         Progress(own, have, console, each=each) as progress,
         cluster.patient(ready.job, console, replicas=True),
     ):
-        _caption(ready, own, have, made_of, metadata, progress)
+        watchers = (progress.add_unit, events.add_unit, metrics.add_unit)
+        _caption(ready, own, have, made_of, metadata, watchers)
     interrupt.check()
     with cluster.patient(ready.job, console, replicas=False):
         return _publish(ready.job, plan, metadata, console)
@@ -178,9 +188,9 @@ def _caption(
     have: set[str],
     made_of: Actors,
     metadata: Mapping[str, str],
-    progress: Progress,
+    watchers: Sequence[Callable[[Receipt], None]],
 ) -> None:
-    """Caption the units that are not among those that `have` a part."""
+    """Caption the units that are not among those that `have` a part; tell the watchers of each."""
     job = ready.job
     todo = longest_first([u for u in plan.units if u.unit_id not in have], SystemRandom())
     if not todo:
@@ -193,7 +203,9 @@ def _caption(
     cluster.check_units(size, largest)
     looked = time.monotonic()
     for row in flow.caption(rows, made_of.preprocessor, made_of.captioner, committer, size).iter_rows():
-        progress.add_unit(receipt(row))
+        given = receipt(row)
+        for tell in watchers:
+            tell(given)
         interrupt.check()
         if time.monotonic() - looked >= LOOK_S:
             if publish.published(job.output.uri, plan):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 
@@ -45,7 +47,7 @@ def _connected(console: Console, quiet: bool) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     if not where:
         _close_off()
-    with _native_stderr_off():
+    with _native_stderr_off(), _signals_kept():
         ray.init(
             address=where or "local",
             include_dashboard=None if where else False,
@@ -80,6 +82,18 @@ def _close_off() -> None:
     os.environ.setdefault(
         "RAY_AUTH_TOKEN", secrets.token_hex(32)
     )  # one a process, which is how long Ray keeps it
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Handlers of signals are afterwards what they were: Ray puts its own in place, which ends without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
 
 
 @contextmanager

@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from jobs import inside
+from jobs.events import Events
 from jobs.preflight import Looked, Ready, check
 from pipeline import publish, storage
 from pipeline.config import Job, Loaded
@@ -33,49 +35,58 @@ class Loudness(Enum):
     VERBOSE = 2
 
 
-def start(
-    loaded: Loaded,
-    console: Console,
-    loudness: Loudness = Loudness.USUAL,
-    again: Sequence[str] | None = None,
-    share: Share | None = None,
-    made_of: Callable[[Ready], Actors] | None = None,
-) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is asked of a run beside its job.
+
+    `again` are codes of failures that are tried once more, none for all of them; None leaves failures as they are. With
+    a `share` only that of the run is done. `events` is told what programs may want to know. Other actors than the real
+    ones are of `made_of`.
+    """
+
+    loudness: Loudness = Loudness.USUAL
+    again: Sequence[str] | None = None
+    share: Share | None = None
+    events: Events = field(default_factory=Events)
+    made_of: Callable[[Ready], Actors] | None = None
+
+
+def start(loaded: Loaded, console: Console, options: Options = Options()) -> dict[str, Any] | None:
     """Check the job, bring its output to the snapshot that it describes, print the summary, return the snapshot.
 
-    `again` are codes of failures that are tried once more, none for all of them; None leaves failures as they are.
-    With a `share` only that of the run is done, and None returned where others have units left. Where another run
-    publishes meanwhile, what that leaves to do is planned anew. `made_of` gives other actors than the real ones.
+    None where this driver's share is done and others have units left. Where another run publishes meanwhile, what that
+    leaves to do is planned anew.
     Raises ConfigError before anything is started, and RunError where the failure budget is spent.
     """
     begun = time.monotonic()
-    codes = None if again is None else tuple(sorted(again))
+    loaded = replace(loaded, problems=(*loaded.problems, *inside.problems(loaded)))
+    codes = None if options.again is None else tuple(sorted(options.again))
     while True:
-        ready = replace(check(loaded), again=codes, share=share)
+        ready = replace(check(loaded), again=codes, share=options.share)
         check_dataset(ready)
         try:
-            snapshot, found = _brought(ready, console, loudness, made_of)
+            snapshot, found = _brought(ready, console, options)
             break
         except OvertakenError:
             console.print("Another run has published its table meanwhile; planning anew what is left to do.")
     if snapshot is None:
         return None
-    for line in (*summary(snapshot, ready.job.output.uri, time.monotonic() - begun), *found):
+    seconds = time.monotonic() - begun
+    options.events.published(snapshot, seconds)
+    for line in (*summary(snapshot, ready.job.output.uri, seconds), *found):
         console.print(line, markup=False)
     _check_budget(snapshot, ready.job)
     return snapshot
 
 
-def _brought(
-    ready: Ready, console: Console, loudness: Loudness, made_of: Callable[[Ready], Actors] | None
-) -> tuple[dict[str, Any] | None, Iterator[str]]:
+def _brought(ready: Ready, console: Console, options: Options) -> tuple[dict[str, Any] | None, Iterator[str]]:
     """The snapshot that the job describes, and what is odd about it."""
     output, published = ready.job.output.uri, ready.published
     if ready.again is None and published and published["job_id"] == ready.job_id:
         console.print("Nothing to do: this job is published; neither its input nor its recipe has changed.")
         return publish.swap(output, published["run_id"]), iter(())
     try:
-        snapshot = _run(ready, console, loudness, made_of)
+        snapshot = _run(ready, console, options)
     except UnfinishedError:
         if ready.share is None:
             raise
@@ -85,16 +96,14 @@ def _brought(
     return snapshot, alike(snapshot, output)
 
 
-def _run(
-    ready: Ready, console: Console, loudness: Loudness, made_of: Callable[[Ready], Actors] | None
-) -> dict[str, Any]:
+def _run(ready: Ready, console: Console, options: Options) -> dict[str, Any]:
     from jobs.run import actors, run
     from jobs.session import session
 
-    quiet = loudness is Loudness.QUIET
+    quiet, each = options.loudness is Loudness.QUIET, options.loudness is Loudness.VERBOSE
     with session(console, quiet=quiet):
         shown = Console(stderr=True, quiet=True) if quiet else console
-        return run(ready, (made_of or actors)(ready), shown, each=loudness is Loudness.VERBOSE)
+        return run(ready, (options.made_of or actors)(ready), shown, options.events, each=each)
 
 
 def check_dataset(ready: Looked) -> None:

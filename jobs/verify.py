@@ -24,6 +24,7 @@ from pipeline.findings import REMEDIES, Finding, Kind, Step
 from pipeline.provenance import Context
 from pipeline.quality import caption_text
 from pipeline.record import Record
+from pipeline.toml import toml
 
 if TYPE_CHECKING:
     from actors.captioner import Generator
@@ -54,7 +55,7 @@ class Again:
 
 def elsewhere(job: str, given: Sequence[str] = ()) -> Loaded:
     """A job file whose output is nowhere: what is made again must not be written where the table lies."""
-    return config.read(job, [*given, f"output.uri={config.toml(NOWHERE)}"])
+    return config.read(job, [*given, f"output.uri={toml(NOWHERE)}"])
 
 
 @dataclass(slots=True)

@@ -7,7 +7,6 @@ problems, so that a caller can go on and check addresses before it reports.
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -239,13 +238,18 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 def read(text: str, overrides: Sequence[str] = ()) -> Loaded:
     """Parse TOML `text`, apply `section.key=value` overrides (values in TOML notation, or bare words), and check."""
+    raw, problems = resolved(text, overrides)
+    loaded = Loaded({}, (), ()) if raw is None else load(raw)
+    return Loaded(loaded.sections, loaded.prompts, (*problems, *loaded.problems))
+
+
+def resolved(text: str, overrides: Sequence[str]) -> tuple[dict[str, Any] | None, list[str]]:
+    """The tables of a job file with what the command line changes in them, unchecked, and the problems so far."""
     try:
         raw = tomllib.loads(text.removeprefix("\ufeff"))  # as some Windows editors begin a file
     except ValueError as error:  # TOMLDecodeError is one, and so is a number of more than 4,300 digits
-        return Loaded({}, (), (f"the job file is not TOML: {error}",))
-    problems = [problem for item in overrides if (problem := override(raw, item, SECTIONS))]
-    loaded = load(raw)
-    return Loaded(loaded.sections, loaded.prompts, (*problems, *loaded.problems))
+        return None, [f"the job file is not TOML: {error}"]
+    return raw, [problem for item in overrides if (problem := override(raw, item, SECTIONS))]
 
 
 def load(raw: Mapping[str, Any]) -> Loaded:
@@ -334,9 +338,3 @@ def _generation(settings: GenerationConfig, given: Mapping[str, Any]) -> Iterato
 def is_hub_id(model: ModelConfig) -> bool:
     """Whether `path` has the form of a hub id ("owner/name"); a relative folder is written with a leading "./"."""
     return bool(HUB_ID.fullmatch(model.path))
-
-
-def toml(value: str | Sequence[str]) -> str:
-    """A string or a list of strings in TOML notation: as JSON, but TOML takes no surrogates and no bare DEL."""
-    text = json.dumps(value if isinstance(value, str) else list(value), ensure_ascii=False)
-    return text.replace("\x7f", "\\u007f")

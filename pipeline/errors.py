@@ -5,9 +5,10 @@
     ├── StorageError     a store did not answer or refused; the run can be started again; exit code 1
     ├── MediaError       one asset's bytes; becomes one failure row, never ends a run
     ├── IntegrityError   a promise would be broken (digest, conservation); the run stops; exit code 1
-    └── RunError         the run could not be finished or its failure budget is spent; exit code 1
-        ├── OvertakenError   another run published meanwhile; planned again, there is less to do
-        └── UnfinishedError  units have no part yet, as where other drivers have shares of the run
+    ├── RunError         the run could not be finished or its failure budget is spent; exit code 1
+    │   ├── OvertakenError   another run published meanwhile; planned again, there is less to do
+    │   └── UnfinishedError  units have no part yet, as where other drivers have shares of the run
+    └── ClusterError     a Ray cluster did not answer or refused; nothing is known of the run there; exit code 3
 
 `MediaError` is caught in one place, the preprocessor (and the indexer for headers).
 """
@@ -52,6 +53,10 @@ class OvertakenError(RunError):
 
 class UnfinishedError(RunError):
     """Not all units have a part, so nothing is published."""
+
+
+class ClusterError(CaptionmillError):
+    """A Ray cluster could not be reached, or refused who asked: how a run on it stands is not known."""
 
 
 class MediaError(CaptionmillError):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pipeline import traffic
 from pipeline.store_errors import EXPECTED, described, silent, transient
 
 T = TypeVar("T")
@@ -58,6 +59,7 @@ def call(operation: str, uri: str, action: Callable[[], T], patience: Patience |
             if hopeless or now >= until:
                 raise described(operation, uri, error) from None
         time.sleep(min(next(waits), until - now))
+        traffic.add(retries=1)
 
 
 def pauses() -> Iterator[float]:

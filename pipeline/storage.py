@@ -21,7 +21,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import glob_translate
 
-from pipeline import local, s3
+from pipeline import local, s3, traffic
 from pipeline.errors import StorageError
 from pipeline.patterns import is_glob
 from pipeline.retry import QUICK, call
@@ -77,7 +77,9 @@ def read(uri: str, size: int | None = None) -> bytes:
             _check_length(len(data), int(fs.info(path)["size"]))
         return data
 
-    return call("read", uri, whole)
+    data = call("read", uri, whole)
+    traffic.add(read_bytes=len(data))
+    return data
 
 
 def read_range(uri: str, start: int, stop: int) -> bytes:
@@ -93,6 +95,7 @@ def read_range(uri: str, start: int, stop: int) -> bytes:
         return data
 
     data = call("read", uri, part)
+    traffic.add(read_bytes=len(data))
     if len(data) != stop - start:
         raise StorageError(
             f"cannot read {redact(uri)}: bytes {start} to {stop} were asked for and {len(data)} came; "
@@ -136,6 +139,7 @@ def put(uri: str, data: bytes) -> None:
     """Make the object be `data`, at once: readers see the old object or the new one, never a part of one."""
     fs, path = _open(uri)
     call("write", uri, lambda: _write(fs, path, data))
+    traffic.add(written_bytes=len(data))
 
 
 def put_new(uri: str, data: bytes) -> bool:
@@ -149,6 +153,7 @@ def put_new(uri: str, data: bytes) -> bool:
         call("write", uri, lambda: _create(fs, path, data))
     except FileExistsError:
         return False
+    traffic.add(written_bytes=len(data))
     return True
 
 

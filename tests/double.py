@@ -89,12 +89,12 @@ def _start(
     job_file: str, console: Console, delay_s: float, share: Share | None = None
 ) -> dict[str, Any] | None:
     from jobs.run import actors
-    from jobs.start import start
+    from jobs.start import Options, start
 
     def made_of(ready: Ready) -> Actors:
         return with_doubles(actors(ready), ready, delay_s)
 
-    return start(read(job_file), console, share=share, made_of=made_of)
+    return start(read(job_file), console, Options(share=share, made_of=made_of))
 
 
 if __name__ == "__main__":

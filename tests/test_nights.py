@@ -69,7 +69,8 @@ def table(output: Path) -> dict[tuple[str, str], str]:
 def job(folder: Path, output: Path) -> str:
     """The job file, and its folders."""
     (folder / "in").mkdir(exist_ok=True)
-    made.checkpoint(folder / "checkpoint")
+    if not (folder / "checkpoint").exists():
+        made.checkpoint(folder / "checkpoint")
     prompt = '[[prompt]]\nid = "p"\ntext = "What is it?"\n'
     text = weeks.JOB.format(folder=folder, output=output, prompts=prompt)
     (folder / "job.toml").write_text(text)

@@ -21,11 +21,12 @@ from jobs.preflight import Ready, check
 from jobs.run import actors, run
 from jobs.session import session
 from pipeline import forecast, parquet, storage, unit_records
-from pipeline.config import read, toml
+from pipeline.config import read
 from pipeline.forecast import Floats, Pace
 from pipeline.planner import compose
 from pipeline.pricing import Pricer, priced
 from pipeline.roofline import Gpu, Roofline
+from pipeline.toml import toml
 from pipeline.types import Media
 
 NAME = "forecast"

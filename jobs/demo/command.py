@@ -17,6 +17,7 @@ from jobs.start import start
 from pipeline import config, parquet, storage
 from pipeline.errors import RunError
 from pipeline.publish import snapshot
+from pipeline.toml import toml
 
 BAR = 0.95  # below this share of right captions, of any kind under any prompt, the demo fails
 KINDS = {"image": "single images", "images": "2 or 3 images a key", "video": "clips of 4 to 16 frames"}
@@ -58,13 +59,11 @@ def _shards(folder: Path, scenes: int, console: Console) -> dict[str, dict[str, 
 
 def job_file(folder: Path) -> str:
     """The demo's job: what a user's own looks like."""
-    prompts = "\n".join(
-        f"[[prompt]]\nid = {config.toml(i)}\ntext = {config.toml(text)}\n" for i, text in PROMPTS.items()
-    )
+    prompts = "\n".join(f"[[prompt]]\nid = {toml(i)}\ntext = {toml(text)}\n" for i, text in PROMPTS.items())
     uris = [str((folder / "shards").absolute() / name) for name in ("*.tar", "*.parquet")]
     return f"""[input]
 dataset = "demo"
-uris = {config.toml(uris)}
+uris = {toml(uris)}
 key_column = "key"
 
 [model]
@@ -79,7 +78,7 @@ max_new_tokens = 32
 max_assets = 64
 
 [output]
-uri = {config.toml(str((folder / "captions").absolute()))}
+uri = {toml(str((folder / "captions").absolute()))}
 
 [cluster]
 replicas = 1

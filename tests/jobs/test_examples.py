@@ -21,7 +21,8 @@ from actors.loading import load_model
 from jobs.preflight import check
 from jobs.run import actors, run
 from pipeline import video
-from pipeline.config import Job, VideoConfig, read, toml
+from pipeline.config import Job, VideoConfig, read
+from pipeline.toml import toml
 from pipeline.types import Media, Pixels
 from tests.checkpoints import Asked, Oracle
 from tests.families.catalogue import FAMILIES, write

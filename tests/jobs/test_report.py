@@ -96,6 +96,14 @@ def test_pictures_of_a_shard_that_changed_are_not_shown(folder: Path, tmp_path: 
     assert "its shard changed since it was captioned" in text
 
 
+def test_a_long_gallery_begins_with_its_first_cards_alone(tmp_path: Path) -> None:
+    output = tables.publish(tmp_path / "out", [tables.caption(f"number {i}", i) for i in range(60)])
+    invoked(output, "-o", str(tmp_path / "r.html"))
+    cards = re.findall(r'<li class="card [^>]*>', (tmp_path / "r.html").read_text())
+
+    assert [card.endswith(" hidden>") for card in cards] == [False] * 24 + [True] * 36
+
+
 def test_a_seed_decides_which_assets_are_shown(tmp_path: Path) -> None:
     output = tables.publish(tmp_path / "out", [tables.caption(f"number {i}", i) for i in range(300)])
     pages = []

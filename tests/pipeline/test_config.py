@@ -16,8 +16,8 @@ from pipeline.config import (
     is_hub_id,
     load,
     read,
-    toml,
 )
+from pipeline.toml import toml
 from pipeline.types import Turn
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
