@@ -64,7 +64,8 @@ class SharedLedger(Ledger):
     """
 
     def __init__(self) -> None:
-        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        # Not soft: that may be any node. Where this one goes, the driver goes too.
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor = ray.remote(_OfNodes).options(
             num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=beside
         )

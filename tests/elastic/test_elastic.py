@@ -108,20 +108,20 @@ def test_where_all_gpus_go_the_run_waits_says_so_ends_and_goes_on(
 ) -> None:
     nodes.start("head", cpus=2)
     nodes.start("first", cpus=0, gpus=1)
-    job = write("replicas = 1", "gpus_per_replica = 1", "wait_s = 8")
+    job = write("replicas = 1", "gpus_per_replica = 1", "wait_s = 25")
 
     with driving(nodes, job) as drive:
         drive.wait_for("caption", "first", count=4)
         nodes.kill("first")
         drive.hears(
-            "Waiting: no node of the cluster can hold a replica (1 GPU); the run ends if none joins within 8 s"
+            "Waiting: no node of the cluster can hold a replica (1 GPU); the run ends if none joins within 25 s"
         )
         nodes.start("second", cpus=0, gpus=1)
         drive.hears("A node for a replica has joined; the run goes on")
         drive.wait_for("caption", "second", count=2)
         nodes.kill("second")
         assert drive.ends() == 1, drive.said()
-    assert "✗ for 8 s no node of the cluster can hold a replica (1 GPU)" in drive.said()
+    assert "✗ for 25 s no node of the cluster can hold a replica (1 GPU)" in drive.said()
     assert "start the same command again" in drive.said()
 
     begun = drive.lines("caption")

@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=MISSING),
 ]
 PORT = 5000
+SOON = {"RAY_health_check_timeout_ms": "1000"}  # else a node that is cut off is waited for, ten seconds a try
 KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
 MAKE_BUCKET = "import s3fs; s3fs.S3FileSystem().mkdir('out')"
 
@@ -65,7 +66,7 @@ def place() -> Iterator[Place]:
     """The head, two workers and the store."""
     with Network() as network:
         head, store = network.host("head"), network.host("store")
-        environment = {**KEYS, "AWS_ENDPOINT_URL": f"http://{store.address}:{PORT}"}
+        environment = {**KEYS, **SOON, "AWS_ENDPOINT_URL": f"http://{store.address}:{PORT}"}
         server = subprocess.Popen(
             [*store.within, sys.executable, "-m", "moto.server", "-H", store.address, "-p", str(PORT)],
             stdout=subprocess.DEVNULL,
@@ -97,11 +98,11 @@ def test_a_worker_that_is_cut_off_and_comes_back_and_one_that_is_killed_cost_no_
 ) -> None:
     job = write("replicas = 2", "gpus_per_replica = 1", output="s3://out/captions")
 
-    with place.driving(job, "caption_s=0.1") as drive:
+    with place.driving(job, "caption_s=0.3") as drive:
         drive.wait_for("caption", "one", count=3)
         drive.wait_for("caption", "two", count=1)
         place.network.cut("one")
-        time.sleep(12)  # the head gives it up after three
+        time.sleep(12)  # the head gives it up after some five
         place.network.mend("one")
         place.start("three")
         drive.wait_for("caption", "three", count=2)

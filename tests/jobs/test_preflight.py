@@ -246,6 +246,12 @@ def test_a_model_that_the_gpus_hold_together_is_ready(folder: Path) -> None:
     assert check(read(text)).footprint.parameters > 12_000_000_000
 
 
+def test_a_share_of_a_gpu_is_a_share_of_its_memory(folder: Path) -> None:
+    (problem,) = problems(job(folder, more="[cluster]\ngpu_memory_gib = 80\ngpus_per_replica = 0.25"))
+
+    assert "a replica has 20.0 GiB" in problem
+
+
 def test_a_cap_of_crops_is_in_geometry_and_recipe(folder: Path) -> None:
     ready, whole = check(read(job(folder, more="[image]\nmax_crops = 5"))), check(read(job(folder)))
 
