@@ -49,7 +49,9 @@ class Host:
 class Hosts:
     """The cluster. A context manager; nothing is left of it afterwards."""
 
-    def __init__(self, head: Host, *workers: Host, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, head: Host, *workers: Host, environment: Mapping[str, str] | None = None, path: Path = BIN
+    ) -> None:
         self._given = (head, *workers)
         self._folder = tempfile.mkdtemp(prefix="cm", dir="/tmp")  # Ray's sockets allow about 100 letters
         self.nodes: list[subprocess.Popen[bytes]] = []
@@ -61,7 +63,7 @@ class Hosts:
             **(environment or {}),
             "RAY_AUTH_TOKEN": self.token,
             "PYTHONPATH": str(ROOT),
-            "PATH": f"{BIN}:{os.environ['PATH']}",  # entrypoints are commands of a shell
+            "PATH": f"{path}:{BIN}:{os.environ['PATH']}",  # entrypoints are commands of a shell
         }
 
     @property

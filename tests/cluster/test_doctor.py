@@ -45,7 +45,10 @@ gpus_per_replica = 1
 """
 # Hosts are known by their cores.
 HEAD, OLD, POOR, LOST, MUTE = 2, 3, 4, 5, 6
-FAKETIME = shutil.which("faketime")
+AHEAD = """import time
+real = time.time
+time.time = lambda: real() + 100
+"""  # of all Python on a host; a clock that only libraries see moved (faketime) keeps `ray start` from sleeping
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +72,15 @@ def found(tmp_path_factory: pytest.TempPathFactory, moto_store: Store) -> Iterat
     (shadow := folder / "shadow" / "transformers-0.0.1.dist-info").mkdir(parents=True)
     (shadow / "METADATA").write_text("Metadata-Version: 2.1\nName: transformers\nVersion: 0.0.1\n")
     old = {"PYTHONPATH": f"{shadow.parent}:{ROOT}"}
-    late = (FAKETIME, "-f", "+100s") if FAKETIME else ()
+    (shadow.parent / "sitecustomize.py").write_text(AHEAD)
     hosts = (
         Host(cpus=HEAD),
-        Host(OLD, 1, environment=old, before=(*late, *_mounted(corrupt, model)), store=3 * UNIT),
+        Host(OLD, 1, environment=old, before=_mounted(corrupt, model), store=3 * UNIT),
         Host(POOR, 1, environment={**NO_KEYS, "AWS_EC2_METADATA_DISABLED": "true"}),
         Host(LOST, 1, {}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, _mounted(other, model), 3 * UNIT),
         Host(MUTE),
     )
-    patient = {"RAY_health_check_failure_threshold": "1000", "DONT_FAKE_MONOTONIC": "1"}
+    patient = {"RAY_health_check_failure_threshold": "1000"}
     with moto_store.entered() as uri, Hosts(*hosts, environment={**moto_store.environment, **patient}) as ray:
         _fill(uri)
         (folder / "job.toml").write_text(JOB.format(inputs=f"{uri}/in", model=model, output=f"{uri}/out"))
@@ -145,6 +148,7 @@ def _ask(ray: Hosts, job: Path, uri: str) -> Found:
 
 
 PLANTED = {
+    "a clock that is ahead": ("clock", OLD, "its clock is 100 s ahead"),
     "another version": ("versions", OLD, "transformers is 0.0.1, and "),
     "a corrupt header": ("checkpoint", OLD, "weights cannot be read"),
     "a missing file": ("checkpoint", LOST, "tokenizer.json is missing"),
@@ -167,15 +171,10 @@ def test_the_doctor_finds(found: Found, planted: str) -> None:
     assert words in found.findings.get((check, host), ""), found.findings
 
 
-@pytest.mark.skipif(not FAKETIME, reason="needs faketime")
-def test_the_doctor_finds_a_clock_that_is_ahead(found: Found) -> None:
-    assert "its clock is 100 s ahead" in found.findings.get(("clock", OLD), ""), found.findings
-
-
 def test_the_doctor_finds_nothing_else(found: Found) -> None:
     planted = {(check, host) for check, host, _ in PLANTED.values()} | {("gpus", POOR), ("gpus", LOST)}
 
-    assert found.findings.keys() - planted - {("clock", OLD)} == set()
+    assert found.findings.keys() - planted == set()
     assert found.code == 1
 
 
