@@ -49,7 +49,9 @@ class Host:
 class Hosts:
     """The cluster. A context manager; nothing is left of it afterwards."""
 
-    def __init__(self, head: Host, *workers: Host, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, head: Host, *workers: Host, environment: Mapping[str, str] | None = None, path: Path = BIN
+    ) -> None:
         self._given = (head, *workers)
         self._folder = tempfile.mkdtemp(prefix="cm", dir="/tmp")  # Ray's sockets allow about 100 letters
         self.nodes: list[subprocess.Popen[bytes]] = []
@@ -61,7 +63,7 @@ class Hosts:
             **(environment or {}),
             "RAY_AUTH_TOKEN": self.token,
             "PYTHONPATH": str(ROOT),
-            "PATH": f"{BIN}:{os.environ['PATH']}",  # entrypoints are commands of a shell
+            "PATH": f"{path}:{BIN}:{os.environ['PATH']}",  # entrypoints are commands of a shell
         }
 
     @property
@@ -84,9 +86,8 @@ class Hosts:
 
     def __enter__(self) -> Hosts:
         try:
-            self._wait_until_up(self.add(self._given[0]))
-            for node in [self.add(host) for host in self._given[1:]]:
-                self._wait_until_up(node)
+            for host in self._given:  # one by one: all at once, on two cores, some do not come up
+                self._wait_until_up(self.add(host))
             _wait(f"{self.url}/api/version", self.token, self.nodes[0])
         except BaseException:  # whatever it was, the processes must go
             self.__exit__()
@@ -130,7 +131,7 @@ class Hosts:
         return self.folder / f"{number}.log"
 
     def _wait_until_up(self, number: int) -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 180
         while UP not in self._log(number).read_bytes():
             if time.monotonic() > end or self.nodes[number].poll() is not None:
                 raise TimeoutError(self._log(number).read_text()[-2000:])
