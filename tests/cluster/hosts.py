@@ -90,7 +90,7 @@ class Hosts:
             for host in self._given:  # one by one: all at once, on two cores, some do not come up
                 self._start(host)
             _wait(f"{self.url}/api/version", self.token, self.nodes[0])
-        except BaseException:  # whatever it was, the processes must go
+        except OSError:  # also TimeoutError: what has come up must go
             self.__exit__()
             raise
         return self
