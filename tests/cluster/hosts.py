@@ -21,6 +21,7 @@ from pathlib import Path
 from tests.faults.cluster import ROOT, below, kill
 
 BIN = Path(sys.executable).parent
+TRIES = 3
 UP = b"will now block forever"  # of `ray start`, when its raylet is known to the head
 STORE = 150_000_000  # bytes of a host's object store
 RAY = {
@@ -87,34 +88,40 @@ class Hosts:
     def __enter__(self) -> Hosts:
         try:
             for host in self._given:  # one by one: all at once, on two cores, some do not come up
-                self._wait_until_up(self.add(host))
+                self._start(host)
             _wait(f"{self.url}/api/version", self.token, self.nodes[0])
-        except BaseException:  # whatever it was, the processes must go
+        except OSError:  # also TimeoutError: what has come up must go
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
         for node in self.nodes:
-            for pid in below([node.pid]):
-                kill(pid)
-            node.kill()
-            node.wait()
+            _end(node)
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def add(self, host: Host) -> int:
+    def _start(self, host: Host) -> None:
+        """Start one more and wait until it is there; again where Ray gave up, which it does after 30 s."""
+        for _ in range(TRIES):
+            number = self._add(host)
+            if self._is_up(number):
+                return
+            _end(self.nodes.pop())
+        raise TimeoutError(self._log(number).read_text()[-2000:])
+
+    def _add(self, host: Host) -> int:
         """Start one more, the first time the head, without waiting; returns its number."""
         number = len(self.nodes)
         place = [f"--address=127.0.0.1:{self.port}"]
         if not self.nodes:
             place = ["--head", f"--port={self.port}"]
             place += [f"--dashboard-port={self._dashboard}", "--dashboard-host=127.0.0.1"]
+        # Folders of their own, as machines have: of one that two share, each unpacks a job's files over the other's.
+        place += [f"--temp-dir={self.folder / str(number)}"]
         labels = ",".join(f"{k}={v}" for k, v in host.labels.items())
         size = [f"--num-cpus={host.cpus}", f"--num-gpus={host.gpus}", f"--object-store-memory={host.store}"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *place, *size, *ports]
-        # Folders of their own, as machines have: of one that two share, each unpacks a job's files over the other's.
-        place += [f"--temp-dir={self.folder / str(number)}"]
         with self._log(number).open("wb") as log:
             node = subprocess.Popen(
                 [*host.before, *command, *([f"--labels={labels}"] if labels else [])],
@@ -130,12 +137,20 @@ class Hosts:
     def _log(self, number: int) -> Path:
         return self.folder / f"{number}.log"
 
-    def _wait_until_up(self, number: int) -> None:
+    def _is_up(self, number: int) -> bool:
         end = time.monotonic() + 180
         while UP not in self._log(number).read_bytes():
             if time.monotonic() > end or self.nodes[number].poll() is not None:
-                raise TimeoutError(self._log(number).read_text()[-2000:])
+                return False
             time.sleep(0.1)
+        return True
+
+
+def _end(node: subprocess.Popen[bytes]) -> None:
+    for pid in below([node.pid]):
+        kill(pid)
+    node.kill()
+    node.wait()
 
 
 def _free() -> int:

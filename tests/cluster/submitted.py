@@ -21,7 +21,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from tests import made
-from tests.bounds.million import published, write
+from tests.bounds.million import published, write, wrong
 from tests.cluster.double_command import MARKS
 from tests.cluster.hosts import Host, Hosts
 from tests.faults.compare import Verdict, compare
@@ -82,7 +82,7 @@ def locally(job: Path, environment: Mapping[str, str]) -> None:
 
 def harness(root: Path, assets: int) -> list[Verdict]:
     """All of it; what the two tables are, held against the local one."""
-    write(root / "in", assets)
+    truth = write(root / "in", assets)
     made.checkpoint(root / "checkpoint")
     jobs = {}
     for name in ("submitted", "plain", "local"):
@@ -101,6 +101,8 @@ def harness(root: Path, assets: int) -> list[Verdict]:
         print(f"{assets:,} assets, captionmill submit: {time.time() - asked:.1f} s")
         for step, seconds in cold_start(asked, accepted, root / "marks", root / "submitted"):
             print(f"  {step:36} {seconds:6.1f} s", flush=True)
+        tables = [published(root / "submitted", name) for name in ("captions", "failures")]
+        print(f"  wrong or missing {wrong(truth, *tables)}", flush=True)
         begun = time.time()
         plainly(hosts, jobs["plain"])
         print(f"{assets:,} assets, ray job submit: {time.time() - begun:.1f} s", flush=True)

@@ -97,9 +97,9 @@ def test_credentials_in_addresses_are_refused_and_not_repeated(uri: str) -> None
 
 
 def test_credentials_of_this_environment_do_not_travel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_telltale")
+    monkeypatch.setenv("HF_TOKEN", "hf_telltaleHubToken")
 
-    assert problems("input.dataset=hf_telltale") == (
+    assert problems("input.dataset=hf_telltaleHubToken") == (
         "the job has the value of HF_TOKEN in it; leave it out: job files are no place for credentials",
     )
 
