@@ -19,12 +19,11 @@ from jobs.doctor.command import doctor
 from jobs.events import Events
 from jobs.exit_codes import exit_codes as _exit_codes
 from jobs.export import FORMATS
-from jobs.job_file import JOB, SHARE, loaded, override, text
+from jobs.job_file import JOB, SHARE, changing, loaded, override, retrying, text
 from jobs.report.commands import explain, report
 from jobs.start import Loudness, Options, start
 from jobs.submit.command import submit
 from pipeline.roofline import GPUS
-from pipeline.types import Code
 from pipeline.units import Share
 
 if TYPE_CHECKING:
@@ -47,19 +46,8 @@ main.add_command(doctor)
 
 @main.command()
 @click.argument("job", type=JOB)
-@click.option("--input", "inputs", multiple=True, metavar="URI", help="Instead of [input] uris; repeatable.")
-@click.option("--output", metavar="URI", help="Instead of [output] uri.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."
-)
-@click.option("--retry-failed", is_flag=True, help="Caption what failed once more, read by range.")
-@click.option(
-    "--code",
-    "codes",
-    multiple=True,
-    type=click.Choice([code.value for code in Code]),
-    help="With --retry-failed: only these; repeatable.",
-)
+@changing
+@retrying
 @click.option(
     "--shards", "share", type=SHARE, help="Do the Ith part of N; the part that ends last publishes."
 )
@@ -93,11 +81,7 @@ def run(
 
 @main.command()
 @click.argument("job", type=JOB)
-@click.option("--input", "inputs", multiple=True, metavar="URI", help="Instead of [input] uris; repeatable.")
-@click.option("--output", metavar="URI", help="Instead of [output] uri.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."
-)
+@changing
 @click.option("--gpu", type=click.Choice(sorted(GPUS)), default="h100", show_default=True)
 @click.option("--gpu-hour-price", "price", type=click.FloatRange(min=0), help="Of one GPU, in any currency.")
 @click.option("--replicas", type=click.IntRange(min=1), help="Instead of [cluster] replicas.")

@@ -1,10 +1,12 @@
-"""The job file as the commands take it: the option, its text, and what the command line changes in it."""
+"""The job file as the commands take it: the options, its text, and what the command line changes in it."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -12,6 +14,7 @@ from pipeline import config
 from pipeline.config import Loaded
 from pipeline.errors import ConfigError
 from pipeline.toml import toml
+from pipeline.types import Code
 from pipeline.units import Share
 
 JOB = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -30,6 +33,37 @@ class _Share(click.ParamType[Share]):
 
 
 SHARE = _Share()
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def changing(command: Command) -> Command:
+    """The options `inputs`, `output` and `overrides`, which change the job file (see `changes`)."""
+    options = (
+        click.option(
+            "--input", "inputs", multiple=True, metavar="URI", help="Instead of [input] uris; repeatable."
+        ),
+        click.option("--output", metavar="URI", help="Instead of [output] uri."),
+        click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            help="Override a key; repeatable.",
+        ),
+    )
+    return reduce(lambda made, option: option(made), reversed(options), command)
+
+
+def retrying(command: Command) -> Command:
+    """The options `retry_failed` and `codes`: what failed is captioned once more."""
+    codes = click.Choice([code.value for code in Code])
+    options = (
+        click.option("--retry-failed", is_flag=True, help="Caption what failed once more, read by range."),
+        click.option(
+            "--code", "codes", multiple=True, type=codes, help="With --retry-failed: only these; repeatable."
+        ),
+    )
+    return reduce(lambda made, option: option(made), reversed(options), command)
 
 
 def text(job: Path) -> str:

@@ -16,7 +16,7 @@ import click
 from rich.console import Console
 
 from jobs.exit_codes import FAILED, exit_codes
-from jobs.job_file import JOB, changes, text
+from jobs.job_file import JOB, changes, changing, text
 from pipeline import config
 from pipeline.errors import ConfigError, RunError
 from pipeline.quality import caption_text
@@ -35,11 +35,7 @@ GB = 1e9
     help="Ask as a Ray job of the cluster whose dashboard is there: http://HOST:8265.  "
     "[default: the cluster of RAY_ADDRESS, else this machine]",
 )
-@click.option("--input", "inputs", multiple=True, metavar="URI", help="Instead of [input] uris; repeatable.")
-@click.option("--output", metavar="URI", help="Instead of [output] uri.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."
-)
+@changing
 @click.option(
     "--with-code", is_flag=True, help="With --address: take this captionmill along, as submit does."
 )

@@ -14,8 +14,7 @@ import click
 from rich.console import Console
 
 from jobs.exit_codes import INTERRUPTED, exit_codes
-from jobs.job_file import JOB, changes, text
-from pipeline.types import Code
+from jobs.job_file import JOB, changes, changing, retrying, text
 
 if TYPE_CHECKING:
     from jobs.submit.client import Client
@@ -49,19 +48,8 @@ class Table(click.ParamType[dict[str, Any]]):
     metavar="URL",
     help="The cluster's dashboard: http://HOST:8265.",
 )
-@click.option("--input", "inputs", multiple=True, metavar="URI", help="Instead of [input] uris; repeatable.")
-@click.option("--output", metavar="URI", help="Instead of [output] uri.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."
-)
-@click.option("--retry-failed", is_flag=True, help="Caption what failed once more, read by range.")
-@click.option(
-    "--code",
-    "codes",
-    multiple=True,
-    type=click.Choice([code.value for code in Code]),
-    help="With --retry-failed: only these; repeatable.",
-)
+@changing
+@retrying
 @click.option("-q", "--quiet", "loudness", flag_value="--quiet", help="As of run.")
 @click.option("-v", "--verbose", "loudness", flag_value="--verbose", help="As of run.")
 @click.option(
