@@ -39,7 +39,8 @@ _INVISIBLE = re.compile(
 # At the beginning of a clause: a mug may well say "I can't even". Of "I cannot …", only what models say of their tasks:
 # people cannot stay, afford, agree, which was 0.3 % of 10,000 texts of their own (`python -m tests.ordinary`).
 _TASK = (
-    "help|assist|see|view|look|identify|describe|provide|determine|tell|answer|fulfil|comply|process|access|analy[sz]e"
+    r"help(?! (?:myself|but)\b)|see(?! (?:him|her|them|why|how)\b)|assist|view|look|identify"
+    "|describe|provide|determine|tell|answer|fulfil|comply|process|access|analy[sz]e"
     "|generate|create|caption|discuss|recogni[sz]e|name|confirm|interpret|offer|give|continue|engage|comment|read|open"
     "|display|make out|do (?:that|this)|be of"
 )
