@@ -14,11 +14,12 @@ import click
 from rich.console import Console
 
 from jobs.exit_codes import INTERRUPTED, exit_codes
-from jobs.job_file import JOB, changes, changing, retrying, text
+from jobs.job_file import JOB, SHARE, changes, changing, retrying, text
 
 if TYPE_CHECKING:
     from jobs.submit.client import Client
     from jobs.submit.packing import Packed
+    from pipeline.units import Share
 
 OURS = ("--stop", "--no-wait")  # said of this call, not of the run
 STOPPED_S = 60.0  # twice what Ray gives a driver to end
@@ -50,6 +51,7 @@ class Table(click.ParamType[dict[str, Any]]):
 )
 @changing
 @retrying
+@click.option("--shards", "share", type=SHARE, help="As of run.")
 @click.option("-q", "--quiet", "loudness", flag_value="--quiet", help="As of run.")
 @click.option("-v", "--verbose", "loudness", flag_value="--verbose", help="As of run.")
 @click.option(
@@ -93,12 +95,16 @@ def submit(job: Path, address: str, **given: Any) -> None:
             _submit(client, packed, given, console)
 
 
-def _run_options(retry_failed: bool, codes: Sequence[str], loudness: str | None, **_: Any) -> Iterator[str]:
+def _run_options(
+    retry_failed: bool, codes: Sequence[str], share: Share | None, loudness: str | None, **_: Any
+) -> Iterator[str]:
     """What of our options the run is started with."""
     if retry_failed:
         yield "--retry-failed"
     for code in codes:
         yield from ("--code", code)
+    if share:
+        yield from ("--shards", f"{share.number}/{share.of}")
     if loudness:
         yield loudness
 

@@ -51,8 +51,9 @@ class Packed:
 
     @property
     def family(self) -> str:
-        """The same for all jobs that write to this output."""
-        return _digest(storage.absolute(self.job.output.uri))
+        """The same for all jobs that write to this output, but for the shares of one that is split."""
+        at = self.command.index("--shards") if "--shards" in self.command else len(self.command)
+        return _digest(storage.absolute(self.job.output.uri), *self.command[at : at + 2])
 
     @property
     def digest(self) -> str:

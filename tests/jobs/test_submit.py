@@ -59,6 +59,14 @@ def test_jobs_to_one_output_are_a_family_and_know_each_other_apart() -> None:
     assert pack(JOB, ["output.uri=s3://bucket/other"], ["run"]).family != one.family
 
 
+def test_shares_of_a_run_are_submitted_beside_each_other() -> None:
+    first, second = (pack(JOB, [], ["run", "--shards", share, "--quiet"]) for share in ("1/2", "2/2"))
+
+    assert first.entrypoint == "captionmill run job.toml --shards 1/2 --quiet"
+    assert len({first.family, second.family, pack(JOB, [], ["run"]).family}) == 3
+    assert first.family == pack(JOB, [], ["run", "--shards", "1/2"]).family
+
+
 def test_code_that_travels_is_whole(tmp_path: Path) -> None:
     """Where nothing of captionmill is installed: an interpreter that sees the folder and the other packages alone."""
     packed = pack(JOB, [], ["run"], with_code=True)
