@@ -54,6 +54,12 @@ def prepare(fs: Any) -> None:
         fs.connect()
 
 
+def head(fs: Any, path: str) -> None:
+    """FileNotFoundError where there is no object. One request: s3fs would list, too, in search of a folder."""
+    bucket, key, _ = fs.split_path(path)
+    fs.call_s3("head_object", Bucket=bucket, Key=key)
+
+
 def _read_page(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
     """Read the objects of a page before botocore does, and leave the rest of it to it.
 

@@ -190,8 +190,12 @@ def info(uri: str) -> Entry:
 
 def exists(uri: str) -> bool:
     """Whether there is an object (not a folder) at `uri`."""
+    fs, path = _open(uri)
     try:
-        info(uri)
+        if s3.serves(fs):
+            call("look at", uri, lambda: s3.head(fs, path))
+        else:
+            info(uri)
     except MissingError:
         return False
     return True
