@@ -33,10 +33,9 @@ def follow(client: Client, submission_id: str, console: Console, sink: TextIO) -
     ClusterError where the cluster is not reached for ten minutes, RunError where it does not know the run any more.
     """
     log, heard, lost = _Log(sink), time.monotonic(), False
-    _await_start(client, submission_id, console)
     while True:
         try:
-            details = client.get_job_info(submission_id)
+            details = _started(client, submission_id, console)
             heard, lost = time.monotonic(), False
             asyncio.run(log.read(client, submission_id))
             if details.status.is_terminal():  # before the log was read, which is therefore whole
@@ -77,8 +76,8 @@ class _Log:
             self._sink.flush()
 
 
-def _await_start(client: Client, submission_id: str, console: Console) -> None:
-    """Wait until the driver starts, and say what for if that takes long."""
+def _started(client: Client, submission_id: str, console: Console) -> Any:
+    """Ray's description of the run once its driver has started; what it waits for is said if that takes long."""
     begun, said = time.monotonic(), ""
     while (details := client.get_job_info(submission_id)).status == JobStatus.PENDING:
         waited = time.monotonic() - begun
@@ -86,6 +85,7 @@ def _await_start(client: Client, submission_id: str, console: Console) -> None:
             said = details.message or ""
             console.print(f"After {waited:.0f} s: {caption_text(said)}", markup=False)
         time.sleep(PAUSE_S)
+    return details
 
 
 def outcome(details: Any, again: str, console: Console) -> int:

@@ -96,9 +96,9 @@ def test_two_submitted_at_once_over_a_bad_line_are_one_run_with_the_local_table(
     with tunnel(int(place.hosts.url.rpartition(":")[2])) as line:
         near = place.start(job, url=f"http://127.0.0.1:{line.port}")
         other = place.start(job, "--entrypoint-label-selector", '{"kind": "cpu"}')
-        _wait_for(place.folder / "submitted" / "index")
+        begun = _until("index ", near)
         assert line.cut()
-        said = [process.communicate(timeout=600)[0] for process in (near, other)]
+        said = [begun + _rest(near), _rest(other)]
 
     assert (near.returncode, other.returncode) == (0, 0), said
     assert len({ID.findall(text)[0] for text in said}) == 1
@@ -107,6 +107,26 @@ def test_two_submitted_at_once_over_a_bad_line_are_one_run_with_the_local_table(
     assert [text.count("assets to caption") for text in said] == [1, 1]
     assert place.verdict("submitted") == Verdict()
     assert [v for v in (*SECRETS.values(), place.hosts.token) if v in json.dumps(place.jobs())] == []
+
+
+def _until(words: str, process: subprocess.Popen[str]) -> str:
+    """What a process says up to the line with these words."""
+    assert process.stdout
+    said = ""
+    while words not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    return said
+
+
+def _rest(process: subprocess.Popen[str]) -> str:
+    """What it says until it has ended."""
+    assert process.stdout
+    with process.stdout:
+        said = process.stdout.read()
+    process.wait(timeout=60)
+    return said
 
 
 def test_what_ray_job_submit_runs_has_the_local_table(place: Place) -> None:
