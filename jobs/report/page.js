@@ -18,7 +18,7 @@
   const cards = [...list.children];
   const search = byId("search"), all = byId("all"), count = byId("count"), prompt = byId("prompt");
   const picks = [...document.querySelectorAll("select[data-tag]")];
-  const details = JSON.parse(byId("details").textContent);
+  let details = null;  // megabytes of JSON, which most who open the page never ask for
   const texts = new Map(), tags = new Map(cards.map((card) => [card, new Set(card.dataset.tags.split("\n"))]));
   let whole = cards.length <= 2 * FIRST;
 
@@ -90,6 +90,7 @@
     if (!more.open || more.querySelector("dl")) return;
     const pairs = document.createElement("dl");
     pairs.className = "pairs";
+    details ??= JSON.parse(byId("details").textContent);
     for (const [key, said] of details[card.dataset.id] || []) {
       const line = document.createElement("div"), term = document.createElement("dt"), value = document.createElement("dd");
       term.textContent = key;
