@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from pipeline.commit import Receipt
-from pipeline.plan import Plan
+if TYPE_CHECKING:  # pyarrow and all that writes parts, which most commands do without
+    from pipeline.commit import Receipt
+    from pipeline.plan import Plan
 
 
 class Events:
