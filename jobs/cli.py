@@ -21,7 +21,6 @@ from jobs.exit_codes import exit_codes as _exit_codes
 from jobs.export import FORMATS
 from jobs.job_file import JOB, SHARE, changing, loaded, override, retrying, text
 from jobs.report.commands import explain, report
-from jobs.start import Loudness, Options, start
 from jobs.submit.command import submit
 from pipeline.roofline import GPUS
 from pipeline.units import Share
@@ -71,6 +70,8 @@ def run(
     """
     if codes and not retry_failed:
         raise click.UsageError("--code needs --retry-failed")
+    from jobs.start import Loudness, Options, start  # half a second, which commands that only read do without
+
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     again = tuple(codes) if retry_failed else None
     with _exit_codes(console):
