@@ -95,8 +95,9 @@ def run(
     storage.put(recipe_uri(job.output.uri, decided.recipe_id), decided.to_json().encode())
     found = _planned(ready, made_of, console)
     if found is None:
+        assert ready.published is not None  # or there would be a plan
         console.print("Nothing to do: all that is in the input has its rows.")
-        return dict(ready.published or {})
+        return dict(ready.published)
     plan, have = found
     console.print(_said(plan))
     metadata = {
@@ -235,7 +236,7 @@ def _publish(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console
         if not storage.exists(manifest):
             raise
     console.print("Another driver has published this run meanwhile.")
-    return publish.swap(output, plan.run_id)
+    return publish.follow(output, plan)
 
 
 def _compact(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console) -> list[publish.Done]:

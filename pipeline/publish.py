@@ -187,6 +187,12 @@ def publish(output: str, plan: Plan, done: Sequence[Done], metadata: Mapping[str
         counts = {"units": len(plan.units), "cost": asdict(plan.cost)}
         manifest = {"snapshot": new, **counts, "metadata": dict(metadata)}
         storage.put(manifest_uri(output, plan.run_id), _json(manifest))
+    return follow(output, plan)
+
+
+def follow(output: str, plan: Plan) -> dict[str, Any]:
+    """Swap to the plan's run, whose manifest exists. OvertakenError where a later run's table is published already."""
+    published(output, plan)
     return swap(output, plan.run_id, plan.unit_ids)
 
 

@@ -15,6 +15,7 @@ from pipeline import gallery, storage, timeline
 from pipeline.identical import Identical, Shared
 from pipeline.lookup import Published
 from pipeline.readback import batches, opened
+from pipeline.recipe import recipe_uri
 from pipeline.record import MISSHAPEN, NAME
 from pipeline.tally import Tally
 from pipeline.timeline import Timeline
@@ -118,7 +119,7 @@ def recipe(output: str, recipe_id: str) -> Mapping[str, Any]:
     if not NAME.fullmatch(recipe_id):
         return {}
     try:
-        told = json.loads(storage.read(storage.join(output, "recipes", f"{recipe_id}.json")))
+        told = json.loads(storage.read(recipe_uri(output, recipe_id)))
         return {**told, "checkpoint": dict(told["checkpoint"]), "prompts": list(told["prompts"])}
     except (storage.MissingError, *MISSHAPEN):
         return {}

@@ -17,7 +17,7 @@ import pytest
 from pipeline import publish, storage, unit_records
 from pipeline.columns import CAPTIONS, FAILURES
 from pipeline.commit import Committer, manifest_uri
-from pipeline.errors import IntegrityError
+from pipeline.errors import IntegrityError, OvertakenError
 from pipeline.fit import Needs
 from pipeline.plan import Carried, Plan
 from pipeline.provenance import Context
@@ -292,6 +292,21 @@ def test_publishing_twice_over_an_older_run_keeps_the_difference(tmp_path: Path)
 
     assert told["previous_run_id"] == "run0"
     assert removed(str(tmp_path), "run1") == left(UNITS[:1])
+
+
+def test_a_driver_that_slept_while_a_later_run_was_published_does_not_take_the_table_back(
+    tmp_path: Path,
+) -> None:
+    sleeper = Run(str(tmp_path), "run0")
+    done = sleeper.compact()
+    publish.publish(sleeper.output, sleeper.plan, done, METADATA)
+    later = Run(str(tmp_path), "run1", UNITS[1:]).publish()
+
+    with pytest.raises(OvertakenError, match="another run published its table"):
+        publish.publish(sleeper.output, sleeper.plan, done, METADATA)
+    with pytest.raises(OvertakenError, match="another run published its table"):
+        publish.follow(sleeper.output, sleeper.plan)
+    assert snapshot(str(tmp_path)) == later
 
 
 def test_a_run_that_died_between_manifest_and_snapshot_goes_on(run: Run) -> None:
