@@ -83,7 +83,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("submit")
     write_shards(folder, SCENES)
     worker = Host(gpus=2, labels={"kind": "gpu"})
-    with Hosts(Host(cpus=1), worker, worker, Host(labels={"kind": "cpu"})) as hosts:
+    # The driver is sent to the head: of hosts with one address, as these, each shows the head's logs as its own.
+    with Hosts(Host(cpus=1, labels={"kind": "head"}), worker, worker, Host()) as hosts:
         place = Place(hosts, folder)
         local = [sys.executable, "-m", "jobs", "run", str(place.job("local"))]
         quiet = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
@@ -95,7 +96,7 @@ def test_two_submitted_at_once_over_a_bad_line_are_one_run_with_the_local_table(
     job = place.job("submitted")
     with tunnel(int(place.hosts.url.rpartition(":")[2])) as line:
         near = place.start(job, url=f"http://127.0.0.1:{line.port}")
-        other = place.start(job, "--entrypoint-label-selector", '{"kind": "cpu"}')
+        other = place.start(job, "--entrypoint-label-selector", '{"kind": "head"}')
         begun = _until("index ", near)
         assert line.cut()
         said = [begun + _rest(near), _rest(other)]
