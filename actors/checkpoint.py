@@ -13,10 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from httpx2 import HTTPError
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
-
 from actors.digests import digest
 from pipeline.anyres import Geometry
 from pipeline.config import ModelConfig, is_hub_id
@@ -125,6 +121,10 @@ def _weights(folder: Path) -> list[str]:
 
 def _download(model: ModelConfig, patterns: Sequence[str]) -> Path:
     """The snapshot's folder, whose name is the commit."""
+    from httpx2 import HTTPError
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
     revision = model.revision or "main"
     try:
         return Path(snapshot_download(model.path, revision=revision, allow_patterns=list(patterns)))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from pipeline import traffic
-from pipeline.store_errors import EXPECTED, described, silent, transient
+from pipeline.store_errors import described, expected, silent, transient
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ def call(operation: str, uri: str, action: Callable[[], T], patience: Patience |
             return action()
         except FileExistsError:
             raise
-        except EXPECTED as error:
+        except expected() as error:
             now = time.monotonic()
             until = now + patience.seconds if until is None else until
             hopeless = not transient(error) or (silent(error) and not patience.timeouts)

@@ -25,7 +25,7 @@ from pipeline import local, s3, traffic
 from pipeline.errors import StorageError
 from pipeline.patterns import is_glob
 from pipeline.retry import QUICK, call
-from pipeline.store_errors import EXPECTED, MissingError, http_status, redact
+from pipeline.store_errors import MissingError, expected, http_status, redact
 from pipeline.streams import Ranges, ahead
 
 __all__ = ["Entry", "MissingError", "absolute", "check_readable", "check_writable", "delete", "exists"]
@@ -170,7 +170,7 @@ def _create(fs: Any, path: str, data: bytes) -> None:
         return local.put(path, data, replace=False)
     try:
         fs.pipe_file(path, data, mode="create", **(s3.one_put(len(data)) if s3.serves(fs) else {}))
-    except EXPECTED as error:
+    except expected() as error:
         # s3fs maps a 412 to FileExistsError only if the answer has a field that AWS and moto send.
         if http_status(error) == 412:
             raise FileExistsError(path) from error

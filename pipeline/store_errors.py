@@ -8,43 +8,45 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import aiohttp
-from botocore import exceptions as boto
-from botocore.parsers import ResponseParserError
 
 from pipeline.errors import StorageError
 
-EXPECTED = (
-    OSError,
-    ValueError,
-    ImportError,
-    boto.BotoCoreError,
-    boto.ClientError,
-    ResponseParserError,
-    aiohttp.ClientError,
-)
-"""What fsspec and its stores raise for reasons that are not our bugs."""
+# Errors of stores' libraries, as module: classes.
+_BOTO = "botocore.exceptions"
+_UNREADABLE = {"botocore.parsers": ("ResponseParserError",)}  # throttling answers are not always XML
+_STORES = {_BOTO: ("BotoCoreError", "ClientError"), "aiohttp": ("ClientError",)} | _UNREADABLE
+_CUT_OFF = {
+    # the last: a body is not the one whose checksum came with it, it was cut
+    _BOTO: ("HTTPClientError", "ConnectionError", "IncompleteReadError", "FlexibleChecksumError"),
+    "aiohttp": ("ClientPayloadError", "ClientConnectionError"),
+} | _UNREADABLE
+_LATE = {_BOTO: ("ConnectTimeoutError", "ReadTimeoutError")}
+_NO_CREDENTIALS = {_BOTO: ("NoCredentialsError", "PartialCredentialsError")}
+_ANSWER = {"aiohttp": ("ClientResponseError",)}
 
 # Refused though nothing is wrong with the request: its body was late, cut, or changed on the way.
 _SPOILT = {"RequestTimeout", "IncompleteBody", "BadDigest"}
 _BUSY = {errno.EBUSY, errno.EREMOTEIO, errno.ECONNRESET, errno.EPIPE, errno.ETIMEDOUT, errno.ESTALE}
-_DROPPED = (
-    TimeoutError,
-    ConnectionError,
-    boto.HTTPClientError,
-    boto.ConnectionError,
-    boto.IncompleteReadError,
-    boto.FlexibleChecksumError,  # the body is not the one whose checksum came with it: it was cut
-    ResponseParserError,  # throttling answers are not always XML
-    aiohttp.ClientPayloadError,
-    aiohttp.ClientConnectionError,
-)
 _AGAIN = "start the same command again: what is finished is kept"
 _CODE = re.compile(r"[A-Za-z]{1,48}")  # of S3; a digit or a sign more, and it may be a key
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://[^\s\"'<>]+", re.IGNORECASE)
+
+
+def expected() -> tuple[type[BaseException], ...]:
+    """What fsspec and its stores raise for reasons that are not our bugs, as of now: ask where one is caught."""
+    return (OSError, ValueError, ImportError, *_loaded(_STORES))
+
+
+def _loaded(kinds: Mapping[str, Sequence[str]]) -> tuple[type[BaseException], ...]:
+    """Those of these that can have been raised, for their module is loaded.
+
+    Importing botocore and aiohttp takes 0.4 s of CPU, without which commands on a disk do.
+    """
+    found = ((vars(sys.modules[name]), kind) for name in kinds if name in sys.modules for kind in kinds[name])
+    return tuple(module[kind] for module, kind in found if kind in module)
 
 
 class MissingError(StorageError):
@@ -56,7 +58,7 @@ def transient(error: BaseException) -> bool:
 
     A refusal (403) too: while credentials rotate or a policy spreads, a store refuses for a moment who is welcome.
     """
-    if isinstance(error, _DROPPED):
+    if isinstance(error, (TimeoutError, ConnectionError, *_loaded(_CUT_OFF))):
         return True
     status = http_status(error)
     if status is not None:
@@ -67,7 +69,7 @@ def transient(error: BaseException) -> bool:
 
 def silent(error: BaseException) -> bool:
     """Whether nobody answered in time; a store that says that it timed out is not silent."""
-    timed_out = isinstance(error, TimeoutError | boto.ConnectTimeoutError | boto.ReadTimeoutError)
+    timed_out = isinstance(error, (TimeoutError, *_loaded(_LATE)))
     return timed_out and http_status(error) is None
 
 
@@ -87,8 +89,8 @@ def _response(error: BaseException | None) -> Mapping[str, Any]:
         response = getattr(error, "response", None)
         if isinstance(response, dict):
             return response
-        if isinstance(error, aiohttp.ClientResponseError):
-            return {"ResponseMetadata": {"HTTPStatusCode": error.status}}
+        if isinstance(error, _loaded(_ANSWER)):
+            return {"ResponseMetadata": {"HTTPStatusCode": getattr(error, "status", None)}}
         error = error.__cause__
     return {}
 
@@ -114,7 +116,7 @@ def _reason(uri: str, error: BaseException) -> str:
         code = _code(error)
         return f"HTTP {status}" + (f" {code}" if _CODE.fullmatch(code) else "")
     name = type(error).__name__
-    if isinstance(error, ResponseParserError) or redact(uri) != uri:
+    if isinstance(error, _loaded(_UNREADABLE)) or redact(uri) != uri:
         return name  # the one quotes the answer, and libraries repeat addresses in spellings of their own
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     text = _URL.sub(lambda found: redact(found[0]), text)[:300]
@@ -124,7 +126,7 @@ def _reason(uri: str, error: BaseException) -> str:
 def _remedy(kind: type[StorageError], error: BaseException) -> str:
     if kind is MissingError:
         return "check the bucket and the path"
-    if isinstance(error, PermissionError | boto.NoCredentialsError | boto.PartialCredentialsError):
+    if isinstance(error, (PermissionError, *_loaded(_NO_CREDENTIALS))):
         credentials = "check the credentials (AWS_PROFILE or AWS_ACCESS_KEY_ID) and what they may do here"
         return f"{credentials}, then {_AGAIN}"
     if isinstance(error, ImportError | ValueError):
