@@ -16,10 +16,25 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from jobs.exit_codes import FAILED
+from pipeline.errors import ClusterError
+from pipeline.store_errors import redact
 
 # Ray's own limit, and its default (https://docs.ray.io: GCS fault tolerance); half of it is said to be too long.
 LIMIT, LIMIT_S = "RAY_gcs_rpc_server_reconnect_timeout_s", 60.0
 TRIES = 10  # in that half
+PATIENCE_S = 10.0  # for the first answer
+
+
+def require(address: str) -> None:
+    """ClusterError if nobody listens at `address` (host:port).
+
+    Ray itself would try for minutes, and then end the process from native code without a word.
+    """
+    if not _answers(address, PATIENCE_S):
+        raise ClusterError(
+            f"nobody answers at RAY_ADDRESS {redact(address)}: check that the cluster runs, and that its head's port "
+            "(6379 unless it was started with another) is reached from here; unset, Ray starts on this machine"
+        )
 
 
 @contextlib.contextmanager

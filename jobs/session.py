@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import signal
 import threading
@@ -16,11 +17,13 @@ from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
 from jobs import head
-from pipeline.errors import CaptionmillError, RunError
+from pipeline.errors import CaptionmillError, ClusterError, RunError
 from pipeline.quality import caption_text
+from pipeline.store_errors import redact
 
 # Where Ray Data's own words begin, which it adds to the message of whatever a step raises.
 ADVICE = "\nFailed to apply UDF transform"
+HOST_PORT = re.compile(r"[^/]+:\d+")  # of a cluster's head; Ray takes "auto" and URLs as well
 
 
 @contextmanager
@@ -47,19 +50,33 @@ def _connected(console: Console, quiet: bool) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions
     if not where:
         _close_off()
-    with _native_stderr_off(), _signals_kept():
-        ray.init(
-            address=where or "local",
-            include_dashboard=None if where else False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
+    _init(where)
     try:
         # Of each worker that dies, Ray prints lines of its own to standard output, which is for data.
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), _watched(console):
             yield
     finally:
         ray.shutdown()
+
+
+def _init(where: str | None) -> None:
+    """Connect, or start a cluster here. ClusterError where Ray says that it cannot."""
+    if where and HOST_PORT.fullmatch(where):
+        head.require(where)
+    try:
+        with _native_stderr_off(), _signals_kept():
+            ray.init(
+                address=where or "local",
+                include_dashboard=None if where else False,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except (ConnectionError, RuntimeError, ValueError, RayError) as error:
+        place = f"to Ray at {redact(where)}" if where else "to the Ray that was started here"
+        raise ClusterError(
+            f"cannot connect {place}: {_line(error, str(error))}; "
+            f"{'check RAY_ADDRESS' if where else 'start the same command again'}"
+        ) from error
 
 
 def _watched(console: Console) -> AbstractContextManager[None]:

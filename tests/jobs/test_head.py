@@ -1,4 +1,4 @@
-"""jobs.head: a driver whose cluster has lost its head says so."""
+"""jobs.head: a driver whose cluster has lost its head, or never had one, says so."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 DRIVER = """
@@ -17,6 +19,16 @@ with watched(sys.argv[1], Console(stderr=True, soft_wrap=True)):
     print("begun", flush=True)
     sys.stdin.read()
 print("done")
+"""
+
+
+SESSION = """
+from rich.console import Console
+from jobs.exit_codes import exit_codes
+from jobs.session import session
+console = Console(stderr=True, soft_wrap=True)
+with exit_codes(console), session(console):
+    print("connected")
 """
 
 
@@ -56,3 +68,24 @@ def test_a_head_that_answers_is_left_alone() -> None:
             head.accept()[0].close()
         assert watching.communicate("") == ("done\n", "")
     assert watching.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:9", "nobody answers at RAY_ADDRESS 127.0.0.1:9"),
+        ("nonsense", "cannot connect to Ray at nonsense: ValueError"),
+    ],
+)
+def test_an_address_without_a_head_is_named_and_is_no_failed_run(address: str, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SESSION],
+        cwd=ROOT,
+        env=os.environ | {"RAY_ADDRESS": address},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert words in done.stderr
