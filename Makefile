@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 ARGS ?=
+JOBS ?= 2
 
 # Where there is no NVIDIA GPU, torch comes from the index of CPU builds: the general one's Linux build brings CUDA,
 # some gigabytes of it. An index that does not answer is passed over at once, and pip takes what the others have.
@@ -35,7 +36,7 @@ demo: $(READY) ## caption the sample shards with the sample checkpoint, and chec
 	$(BIN)/captionmill demo $(ARGS)
 
 test: lint types ## everything: lint, types and all tests, also the slow ones and those on a real S3 server
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY) ## ruff's rules and format
 	$(BIN)/ruff check .

@@ -32,6 +32,12 @@ Tests marked s3 need a real S3 server. infra/s3_server.sh could not start one:
 Have one of your own: let AWS_ENDPOINT_URL and credentials lead to it, and set {OWN_S3}=s3://bucket/prefix"""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests first: where several processes share the files, none is left with a long one at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
     """An S3 server: the environment variables that lead to it, and a bucket, or a folder of one, to use."""

@@ -9,25 +9,30 @@ import pytest
 Row = tuple[object, ...]
 Table = Callable[[str, tuple[str, ...], Row], None]
 
-TABLES = pytest.StashKey[dict[tuple[str, tuple[str, ...]], list[Row]]]()
+ROW = "row of a table"
 
 
-@pytest.fixture(scope="session")
-def table(pytestconfig: pytest.Config) -> Table:
+@pytest.fixture
+def table(record_property: Callable[[str, object], None]) -> Table:
     """`table(title, columns, row)` adds a row to the table of that title."""
-    tables = pytestconfig.stash.setdefault(TABLES, {})
 
     def add(title: str, columns: tuple[str, ...], row: Row) -> None:
-        tables.setdefault((title, columns), []).append(row)
+        record_property(ROW, (title, columns, tuple(map(str, row))))  # reports bring it from other processes
 
     return add
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print them."""
-    for (title, columns), rows in config.stash.get(TABLES, {}).items():
+    tables: dict[tuple[str, tuple[str, ...]], list[tuple[str, ...]]] = {}
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == ROW:
+                title, columns, row = value
+                tables.setdefault((title, tuple(columns)), []).append(tuple(row))
+    for (title, columns), rows in sorted(tables.items()):
         terminalreporter.section(title)
-        cells = [columns, *(tuple(map(str, row)) for row in rows)]
+        cells = [columns, *sorted(rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         for line in cells:
             words = (word.ljust(width) for word, width in zip(line, widths, strict=True))
