@@ -121,6 +121,7 @@ class Hosts:
         labels = ",".join(f"{k}={v}" for k, v in host.labels.items())
         size = [f"--num-cpus={host.cpus}", f"--num-gpus={host.gpus}", f"--object-store-memory={host.store}"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
+        ports += ["--include-log-monitor=false"]  # a process a host, 2 s of a core
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *place, *size, *ports]
         with self._log(number).open("wb") as log:
             node = subprocess.Popen(

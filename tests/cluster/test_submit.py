@@ -152,7 +152,7 @@ def test_a_run_is_left_alone_stopped_and_gone_on_with(place: Place) -> None:
     another = place.submit(job, "--set", "generation.max_new_tokens=9")
     stopped = place.submit(job, "--stop")
     nothing = place.submit(job, "--stop")
-    again, said = place.submit(job)
+    again, said = place.submit(job, "--with-code")
 
     assert watcher.returncode == 130
     assert "goes on without you" in left
