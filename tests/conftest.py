@@ -23,7 +23,7 @@ from moto.server import ThreadedMotoServer
 # Ray Data's thread that reports usage logs tracebacks, for which Python parses source, and where two threads parse at
 # once, one of them ends (SystemError: AST constructor recursion depth mismatch, Python 3.11).
 os.environ["RAY_DATA_USAGE_DISABLED"] = "1"
-os.environ["RAY_worker_niceness"] = "0"  # else, at 15, workers stand still beside another process's tests
+os.environ |= {"RAY_worker_niceness": "0"}  # else, at 15, workers stand still beside another process's tests
 
 INFRA = Path(__file__).parents[1] / "infra"
 OWN_S3 = "CAPTIONMILL_TEST_S3"  # s3://bucket/prefix of a store that the AWS environment leads to

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -55,6 +56,7 @@ class Job:
 
     root: str
     folder: Path
+    rays: str  # where Ray keeps its sessions
 
     @property
     def output(self) -> str:
@@ -70,7 +72,7 @@ class Job:
         return subprocess.Popen(
             [sys.executable, "-m", "tests.faults.command", "run", str(self.folder / "job.toml")],
             cwd=ROOT,
-            env=environment | {"RAY_TMPDIR": str(self.folder / "r")},
+            env=environment | {"RAY_TMPDIR": self.rays},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -111,13 +113,14 @@ def proxy() -> Proxy:
 @pytest.fixture
 def job(moto_store: Store, proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Job]:
     """A job whose input is there, and whose store is behind the proxy."""
-    folder = tmp_path_factory.mktemp("g")  # short: the paths of Ray's sockets must be
+    folder = tmp_path_factory.mktemp("gone")
     made.checkpoint(folder / "checkpoint")
     proxy.forward_to(moto_store.environment["AWS_ENDPOINT_URL"])
     with Store({**moto_store.environment, "AWS_ENDPOINT_URL": proxy.url}, moto_store.root).entered() as root:
         with proxy.serving():
             harness.fill(root)
-        yield Job(root, folder)
+        with tempfile.TemporaryDirectory(prefix="cm", dir="/tmp") as rays:  # short: Ray's sockets need it
+            yield Job(root, folder, rays)
 
 
 @pytest.mark.slow
@@ -155,7 +158,7 @@ def test_a_store_that_goes_ends_the_run_with_a_message_and_the_same_command_goes
             if row.get("caption")
         } == due()
         assert harness.left_over(job.output) == 0
-    assert [p for p in (job.folder / "r").rglob("*.*") if p.is_file() and _tells(p)] == []
+    assert [p for p in Path(job.rays).rglob("*.*") if p.is_file() and _tells(p)] == []
 
 
 def assert_told(lines: list[str], reason: str) -> None:
