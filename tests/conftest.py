@@ -25,6 +25,11 @@ from moto.server import ThreadedMotoServer
 os.environ["RAY_DATA_USAGE_DISABLED"] = "1"
 os.environ |= {"RAY_worker_niceness": "0"}  # else, at 15, workers stand still beside another process's tests
 
+# Of processes that share the files of tests, each has its share of the cores. Threads of torch that wait for others
+# spin: on two cores, two processes of two threads each took three times as long as one after the other.
+SHARING = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // SHARING)))
+
 INFRA = Path(__file__).parents[1] / "infra"
 OWN_S3 = "CAPTIONMILL_TEST_S3"  # s3://bucket/prefix of a store that the AWS environment leads to
 NO_CEPH = f"""\
