@@ -30,6 +30,7 @@ os.environ |= {"RAY_worker_niceness": "0"}  # else, at 15, workers stand still b
 SHARING = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // SHARING)))
 
+ROW = "row of a table"  # the property of a test that is one: title, columns, cells
 INFRA = Path(__file__).parents[1] / "infra"
 OWN_S3 = "CAPTIONMILL_TEST_S3"  # s3://bucket/prefix of a store that the AWS environment leads to
 NO_CEPH = f"""\
@@ -42,6 +43,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with slow tests first: where several processes share the files, none is left with a long one at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the tables whose rows tests have recorded. A process that leaves the tests to others loads this file alone."""
+    tables: dict[tuple[str, tuple[str, ...]], list[tuple[str, ...]]] = {}
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties if report.when == "call" else ():
+            if name == ROW:
+                title, columns, row = value
+                tables.setdefault((title, tuple(columns)), []).append(tuple(row))
+    for (title, columns), rows in sorted(tables.items()):
+        terminalreporter.section(title)
+        cells = [columns, *sorted(rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        for line in cells:
+            words = (word.ljust(width) for word, width in zip(line, widths, strict=True))
+            terminalreporter.write_line("  ".join(words).rstrip())
 
 
 @dataclass(frozen=True, slots=True)
