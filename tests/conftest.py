@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the tables whose rows tests have recorded. A process that leaves the tests to others loads this file alone."""
+    """Print the tables whose rows tests recorded. A process that leaves the tests to others loads this file alone."""
     tables: dict[tuple[str, tuple[str, ...]], list[tuple[str, ...]]] = {}
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
         for name, value in report.user_properties if report.when == "call" else ():
