@@ -10,6 +10,7 @@ import errno
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from pipeline.errors import StorageError
@@ -43,10 +44,11 @@ def expected() -> tuple[type[BaseException], ...]:
 def _loaded(kinds: Mapping[str, Sequence[str]]) -> tuple[type[BaseException], ...]:
     """Those of these that can have been raised, for their module is loaded.
 
-    Importing botocore and aiohttp takes 0.4 s of CPU, without which commands on a disk do.
+    Importing botocore and aiohttp takes 0.4 s of CPU, without which commands on a disk do. `import_module` waits where
+    another thread is still at it.
     """
-    found = ((vars(sys.modules[name]), kind) for name in kinds if name in sys.modules for kind in kinds[name])
-    return tuple(module[kind] for module, kind in found if kind in module)
+    loaded = [(import_module(name), kinds[name]) for name in kinds if name in sys.modules]
+    return tuple(getattr(module, kind) for module, of_module in loaded for kind in of_module)
 
 
 class MissingError(StorageError):
@@ -90,7 +92,8 @@ def _response(error: BaseException | None) -> Mapping[str, Any]:
         if isinstance(response, dict):
             return response
         if isinstance(error, _loaded(_ANSWER)):
-            return {"ResponseMetadata": {"HTTPStatusCode": getattr(error, "status", None)}}
+            answer: Any = error
+            return {"ResponseMetadata": {"HTTPStatusCode": answer.status}}
         error = error.__cause__
     return {}
 

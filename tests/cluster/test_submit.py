@@ -83,8 +83,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     folder = tmp_path_factory.mktemp("submit")
     write_shards(folder, SCENES)
     worker = Host(gpus=2, labels={"kind": "gpu"})
-    # The driver is sent to the head: of hosts with one address, as these, each shows the head's logs as its own.
-    with Hosts(Host(cpus=1, labels={"kind": "head"}), worker, worker, Host()) as hosts:
+    # Only of a driver on the head is the log seen: hosts with one address, as these, all show the head's as their own.
+    with Hosts(Host(cpus=1, labels={"kind": "head"}), worker, worker, Host(labels={"kind": "cpu"})) as hosts:
         place = Place(hosts, folder)
         local = [sys.executable, "-m", "jobs", "run", str(place.job("local"))]
         quiet = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"PYTHONPATH": str(ROOT)}
@@ -152,7 +152,7 @@ def test_a_run_is_left_alone_stopped_and_gone_on_with(place: Place) -> None:
     another = place.submit(job, "--set", "generation.max_new_tokens=9")
     stopped = place.submit(job, "--stop")
     nothing = place.submit(job, "--stop")
-    again, said = place.submit(job, "--with-code")
+    again, said = place.submit(job, "--with-code", "--entrypoint-label-selector", '{"kind": "cpu"}')
 
     assert watcher.returncode == 130
     assert "goes on without you" in left
@@ -165,6 +165,8 @@ def test_a_run_is_left_alone_stopped_and_gone_on_with(place: Place) -> None:
     assert (nothing[0], "No run is under way" in nothing[1]) == (0, True)
     assert again == 0, said
     assert place.verdict("stopped") == Verdict()
+    where = {job["submission_id"]: job["driver_node_id"] for job in place.jobs()}
+    assert where[ID.findall(said)[0]] != where[ID.findall(stopped[1])[0]]
     log = _log(place, ID.findall(stopped[1])[0])
     assert "submit it again to go on" in log
 
