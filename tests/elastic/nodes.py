@@ -80,10 +80,7 @@ class Nodes:
         host: Host = HERE,
         store: int = 200,
     ) -> None:
-        """Start a node of that name, the first as the head; it joins a second later. `store` is in MB.
-
-        One at a time: two that start at once on one machine may take the same name for their sockets.
-        """
+        """Start a node of that name, the first as the head; it has joined when this returns. `store` is in MB."""
         if self._living:
             place = [f"--address={self._head}", "--dashboard-agent-listen-port=0"]
         else:
@@ -94,19 +91,18 @@ class Nodes:
         has = [f"--num-cpus={cpus}", f"--num-gpus={gpus}", f"--labels={labels},name={name}"]
         bounds = [f"--object-store-memory={store * 1_000_000}", f"--node-ip-address={host.address}"]
         ports = ["--min-worker-port=0", "--max-worker-port=0", "--include-log-monitor=false"]
-        first, sockets = not self._living, Path(self._folder, "session_latest", "sockets")
-        before = len([*sockets.glob("raylet*")])
-        self._living[name] = subprocess.Popen(
-            [*host.within, *PROGRAM, "start", "--block", *place, *has, *bounds, *ports],
-            cwd=ROOT,
-            env=self._environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        wait(lambda: len([*sockets.glob("raylet*")]) > before, f"no raylet of {name}", 120.0)
-        if first:
-            self._wait_for_head(host)
+        said = Path(self._folder, f"{name}.said")
+        with said.open("w") as sink:
+            self._living[name] = subprocess.Popen(
+                [*host.within, *PROGRAM, "start", "--block", *place, *has, *bounds, *ports],
+                cwd=ROOT,
+                env=self._environment,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        # Ray prints this when the head lists the node (ray/_private/node.py)
+        wait(lambda: "Ray runtime started" in said.read_text(), f"no raylet of {name}", 120.0)
 
     def kill(self, name: str) -> None:
         """End all processes of a node at once, without notice."""
@@ -136,15 +132,6 @@ class Nodes:
         command = [*PROGRAM, "drain-node", f"--node-id={node_id}", *why, *until]
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-
-    def _wait_for_head(self, host: Host) -> None:
-        address, _, port = self._head.partition(":")
-        ask = f"import socket; socket.create_connection(({address!r}, {port}), 1).close()"
-        command = [*host.within, sys.executable, "-S", "-c", ask]
-        wait(
-            lambda: subprocess.run(command, stderr=subprocess.DEVNULL, check=False).returncode == 0,
-            "the head does not answer",
-        )
 
 
 @dataclass(frozen=True, slots=True)
