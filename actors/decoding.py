@@ -14,6 +14,7 @@ from torch import Tensor
 
 from actors import slots
 from actors.slots import Pass, Place
+from actors.trimming import trim_text
 from actors.vision import Model
 
 
@@ -41,6 +42,7 @@ class Decoder:
         self._text = model.model.language_model
         self._eager = self._text.config._attn_implementation == "eager"
         self._text.set_attn_implementation(slots.NAME)
+        trim_text(self._text)
 
     def embed(self, input_ids: Sequence[int], placeholder: int, visual: Tensor) -> Tensor:
         """(tokens, width): the embeddings of `input_ids`, with `visual` in place of the placeholder's id."""
@@ -89,7 +91,9 @@ class Decoder:
             captions=this,
         ).last_hidden_state[0]
         this.done()
-        logits: Tensor = self._model.get_output_embeddings()(hidden[this.last()].to(self._own))
+        if len(hidden) > len(into):  # the last layer is not trimmed
+            hidden = hidden[this.last()]
+        logits: Tensor = self._model.get_output_embeddings()(hidden.to(self._own))
         return logits.to(self._model.device, torch.float32)
 
     def _positions(self, this: Pass) -> Sequence[int]:

@@ -1,28 +1,38 @@
 """What a processor computes in another way than transformers' layers ask for it: the same functions, in less time.
 
-Modules are told by what they hold, never by a model's name. GPUs and quantized layers are left alone.
+Modules are told by what they hold, never by a model's name. GPUs and quantized layers are left alone. Processors differ
+so much that what is better is measured, in about a second.
 
 - An MLP's product and its activation are one call of oneDNN. Of 5,832 x 576 by 576 x 2,152 in float32 the product
-  takes 49 ms on two cores, torch's GELU after it 83 more, both together 53.
+  takes 49 ms on two cores of a Xeon, torch's GELU after it 83 more, both together 53. On an EPYC without AVX512 they
+  take 107 and 24, together 151.
 - Products of 16 bits may take longer than those of float32: 0.17 TFLOP/s in bfloat16 and 0.31 in float32 on a Xeon
-  whose AMX is out of reach. Where that is so, passes of many tokens are made in float32, from the weights as they
-  are: each matrix is converted when it is used, which costs little beside a product with thousands of rows.
+  whose AMX is out of reach, 0.01 and 0.14 on that EPYC. Where that is so, passes of many tokens are made in float32,
+  from the weights as they are: each matrix is converted when it is used, which costs little beside a product with
+  thousands of rows. With the 8 rows of a step it costs what it saves, even there.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.functional import gelu, linear, silu
 from transformers.activations import GELUTanh, SiLUActivation
 
-FEW = 512  # rows: with fewer, laying out the weights costs what it saves; each number of rows is a kernel to make
-SIDE = 1024  # of the matrices that are multiplied to see which dtype is faster: 10 ms each
-TIMES = 5
+MANY = 512  # rows: with fewer, laying out the weights costs what it saves; each number of rows is a kernel to make
+SIDE = 1024  # of the matrices that are multiplied to see what is faster: 10 ms with many rows
+TIMES, ENOUGH_S = 5, 0.1  # of each way to compute something: so often, or until so many seconds have passed
+# What torch computes, and what oneDNN calls its algorithm, by oneDNN's names.
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "gelu": (partial(gelu, approximate="tanh"), "tanh"),
+    "swish": (silu, ""),
+}
 
 
 def adapt(model: Any) -> torch.dtype:
@@ -33,29 +43,41 @@ def adapt(model: Any) -> torch.dtype:
     own: torch.dtype = model.dtype
     if model.device.type != "cpu" or getattr(model, "is_quantized", False):
         return own
+    parts = [model.model.vision_tower, model.model.multi_modal_projector, model.model.language_model]
     many = torch.float32 if own != torch.float32 and _slower(own) else own
-    tower = model.model.vision_tower
     if many != own:
-        for part in (tower, model.model.multi_modal_projector, model.model.language_model):
+        for part in parts:
             widen(part, many)
-    if fuses(many):
-        for module in [*tower.modules(), *model.model.language_model.modules()]:
+    kinds = [kind for kind in ACTIVATIONS if fuses(many) and _gains(kind, many)]
+    for module in (module for part in parts for module in part.modules()):
+        if _kind(module) in kinds:
             fuse(module, many)
     return many
 
 
 def _slower(dtype: torch.dtype) -> bool:
-    """Whether products take longer in this dtype than in float32."""
-    a, b = torch.randn(2, SIDE, SIDE)
-    return _seconds(a.to(dtype), b.to(dtype)) > _seconds(a, b)
+    """Whether products of many rows take longer in this dtype than in float32."""
+    rows, weight = torch.randn(MANY, SIDE), torch.randn(SIDE, SIDE)
+    narrow = rows.to(dtype), weight.to(dtype)
+    return _seconds(lambda: linear(*narrow)) > _seconds(lambda: linear(rows, weight))
 
 
-def _seconds(a: Tensor, b: Tensor) -> float:
-    """Of the fastest of some products."""
-    found = list[float]()
-    for _ in range(TIMES):
+def _gains(kind: str, dtype: torch.dtype) -> bool:
+    """Whether a product with this activation takes less time in one call."""
+    (plain, algorithm), rows = ACTIVATIONS[kind], torch.randn(MANY, SIDE).to(dtype)
+    weight = torch.randn(2 * SIDE, SIDE).to(dtype)
+    apart_s = _seconds(lambda: plain(linear(rows, weight)))
+    one = torch.ops.mkldnn._linear_pointwise
+    return _seconds(lambda: one(rows, weight, None, kind, [], algorithm)) < apart_s
+
+
+def _seconds(compute: Callable[[], Tensor]) -> float:
+    """Of the fastest of some times, after one that is not counted."""
+    compute()
+    found, until = list[float](), time.perf_counter() + ENOUGH_S
+    while not found or (len(found) < TIMES and time.perf_counter() < until):
         begun = time.perf_counter()
-        torch.mm(a, b)
+        compute()
         found.append(time.perf_counter() - begun)
     return min(found)
 
@@ -99,22 +121,28 @@ def fuse(module: Any, dtype: torch.dtype) -> bool:
 
     Whether it is such an MLP.
     """
-    if hasattr(module, "fc1") and isinstance(getattr(module, "activation_fn", None), GELUTanh):
-        fused = _gelu_mlp
-    elif hasattr(module, "gate_proj") and isinstance(module.act_fn, SiLUActivation | nn.SiLU):
-        fused = _gated_mlp
-    else:
+    if not (kind := _kind(module)):
         return False
+    fused = _gelu_mlp if kind == "gelu" else _gated_mlp
     plain: Callable[[Tensor], Tensor] = module.forward
 
     def forward(given: Tensor) -> Tensor:
         rows = given.flatten(0, -2)
-        if given.dtype != dtype or len(rows) < FEW:
+        if given.dtype != dtype or len(rows) < MANY:
             return plain(given)
         return fused(module, rows).view(given.shape)
 
     module.forward = forward
     return True
+
+
+def _kind(module: Any) -> str:
+    """Which of the activations an MLP has, "" where a module is no such MLP."""
+    if hasattr(module, "fc1") and isinstance(getattr(module, "activation_fn", None), GELUTanh):
+        return "gelu"
+    if hasattr(module, "gate_proj") and isinstance(module.act_fn, SiLUActivation | nn.SiLU):
+        return "swish"
+    return ""
 
 
 def _gelu_mlp(own: Any, rows: Tensor) -> Tensor:

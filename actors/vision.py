@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from actors.trimming import trim_vision
 from pipeline.anyres import Geometry
 from pipeline.fit import CROPS_PER_PASS
 from pipeline.types import Media, Pixels, Sample, Size, View
@@ -37,6 +38,7 @@ class Vision:
 
     def __init__(self, model: Model, geometry: Geometry, crops: int = CROPS_PER_PASS) -> None:
         self._model = model.model
+        trim_vision(self._model)
         self._geometry = geometry
         self._crops = crops
 

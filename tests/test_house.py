@@ -25,6 +25,7 @@ HEAVY = {
     "actors/loading.py",
     "actors/sampling.py",
     "actors/slots.py",
+    "actors/trimming.py",
     "actors/vision.py",
     "jobs/bench/machine.py",
     "jobs/bench/measured.py",

@@ -14,9 +14,9 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 from transformers.models.siglip.modeling_siglip import SiglipMLP
 
 from actors import kernels
-from actors.kernels import FEW
+from actors.kernels import MANY
 
-ROWS = FEW + 3
+ROWS = MANY + 3
 SIZE: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 40}
 MLPS: dict[str, Callable[[], Any]] = {
     "SigLIP's": partial(SiglipMLP, SiglipVisionConfig(**SIZE)),

@@ -1,0 +1,54 @@
+"""What layers compute that nobody reads, left out: the same captions, in less time.
+
+- Captions begin with the last token of a prompt. The language model's last layer needs keys and values of all tokens,
+  but the MLP, most of a layer's products, for the last ones only: in a 7B model that is 1/32 of a prompt's products.
+- LLaVA-NeXT reads the last layer but one of CLIP; transformers computes all 24.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}  # Qwen2, Llama and Mistral
+
+
+def trim_vision(model: Any) -> None:
+    """Skip the layers of the vision tower behind the last whose hidden states are features."""
+    layers = next(module.layers for module in model.vision_tower.modules() if hasattr(module, "layers"))
+    chosen = model.config.vision_feature_layer
+    read = [chosen] if isinstance(chosen, int) else chosen
+    # hidden_states[0] are the embeddings, hidden_states[i] what layer i found, counted from 1
+    last = max(index % (len(layers) + 1) for index in read)
+    for layer in layers[last:]:
+        layer.forward = _same
+
+
+def _same(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
+    return hidden_states
+
+
+def trim_text(text: Any) -> None:
+    """Let the last layer end with the last token of each segment of the pass, its keyword `captions`.
+
+    A layer of other parts is left as it is, and one that accelerate has put on a GPU of several: it has the forward
+    pass that carries tensors there.
+    """
+    layer = text.layers[-1]
+    if {name for name, _ in layer.named_children()} == LAYER and not hasattr(layer, "_hf_hook"):
+        layer.forward = _Ends(layer)
+
+
+class _Ends:
+    """The forward pass of a layer (`Qwen2DecoderLayer` and its like in transformers) for the last tokens."""
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+
+    def __call__(self, hidden_states: Tensor, **given: Any) -> Tensor:
+        """(1, tokens, width) to (1, segments, width)."""
+        own = self._layer
+        found, _ = own.self_attn(hidden_states=own.input_layernorm(hidden_states), **given)
+        ends = (hidden_states + found)[:, given["captions"].last()]
+        return ends + own.mlp(own.post_attention_layernorm(ends))  # type: ignore[no-any-return]
