@@ -23,7 +23,7 @@ def apart(measure: Measure, options: Options) -> Found:
     """
     context = get_context("spawn")
     answer, there = context.Pipe(duplex=False)
-    child = context.Process(target=_answer, args=(measure, options, there), daemon=True)
+    child = context.Process(target=_answer, args=(measure, options, there))
     with _environment(replica_environment(options.subject.gpus)):  # read when a process starts
         child.start()
     there.close()

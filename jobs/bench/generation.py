@@ -14,7 +14,7 @@ from jobs.bench.figure import Ceiling, Figure, Found, Spread, Versus
 from jobs.bench.measured import Ids, Measured, least_s, passes, theirs
 from jobs.bench.rounds import Rounds, rounds
 from jobs.bench.subject import CAPPED, NOTHING, Options
-from jobs.bench.transformers_peer import Transformers
+from jobs.bench.transformers_side import Beside, transformers_or_none
 from jobs.bench.vllm_side import Vllm, told, vllm_or_none
 from jobs.bench.work import MEDIAN, MOST, SIGMA, Work, described, natural, work
 
@@ -33,34 +33,39 @@ def measure(options: Options) -> Found:
         "natural lengths": natural(todo.count),
     }
     bench = _Bench(options, todo, max(options.new_tokens, MOST))
-    with vllm_or_none(options, todo, bench.requests, prefix_caching=False) as peer:
-        figures = [figure for name, own in lengths.items() for figure in bench.figures(name, own, peer)]
+    with (
+        transformers_or_none(options.subject) as beside,
+        vllm_or_none(options, todo, bench.requests, prefix_caching=False) as peer,
+    ):
+        figures = [
+            figure for name, own in lengths.items() for figure in bench.figures(name, own, beside, peer)
+        ]
     said = f"{described(options, todo)}, medians of {options.pairs} rounds"
     notes = [
         f"natural lengths are log-normal: median {MEDIAN}, sigma {SIGMA}, {MOST} at most",
         told(options, peer),
     ]
-    if bench.capped:
+    if not beside:
         notes.append(f"transformers is left out: {CAPPED}")
     return Found(NAME, said, [*figures, bench.first()], notes)
 
 
 class _Bench:
-    """The sides that run in this process, with their models loaded."""
+    """The work, and our side of it, the model loaded."""
 
     def __init__(self, options: Options, todo: Work, most: int) -> None:
         self._options, self._work = options, todo
         self._replica = Measured(options.subject, most)
-        self.capped = bool(options.subject.image.max_crops)
-        self._peer = None if self.capped else Transformers(options.subject)
         self.requests = todo.requests(self._replica)
         self._seconds = list[float]()
 
-    def figures(self, name: str, lengths: Sequence[int], peer: Vllm | None) -> Iterator[Figure]:
+    def figures(
+        self, name: str, lengths: Sequence[int], beside: Beside | None, peer: Vllm | None
+    ) -> Iterator[Figure]:
         """All sides on captions of these lengths."""
         sides: dict[str, Callable[[], Ids]] = {
             HERE: partial(self._here, lengths),
-            **self._transformers(lengths),
+            **self._transformers(lengths, beside),
             **self._vllm(lengths, peer),
         }
         done = rounds(sides, self._options.pairs)
@@ -86,12 +91,12 @@ class _Bench:
         self._seconds.append(self._replica.clock.seconds)
         return said
 
-    def _transformers(self, lengths: Sequence[int]) -> Mapping[str, Callable[[], Ids]]:
-        if (peer := self._peer) is None:
+    def _transformers(self, lengths: Sequence[int], beside: Beside | None) -> Mapping[str, Callable[[], Ids]]:
+        if not beside:
             return {}
         sizes = {name: size for name, size in BATCHES.items() if size <= len(lengths)}
         return {
-            f"generate, {name}": partial(peer.captions, self.requests, lengths, size)
+            f"generate, {name}": partial(beside.captions, self.requests, lengths, size)
             for name, size in sizes.items()
         }
 
