@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +23,24 @@ from pipeline.errors import ConfigError, MediaError
 from pipeline.types import Caption, Code, Media, Turn
 from tests.checkpoints import Asked, Oracle, captions_of, clip, picture, write
 
+ROOT = Path(__file__).parents[2]
 NEW_TOKENS = 8
 TURNS = (Turn("user", "Describe the image in detail."),)
 SETTINGS = GenerationConfig(max_new_tokens=NEW_TOKENS)
+# How many threads OpenMP starts for the main thread's first product, once a replica of 2 threads is loaded.
+STARTED = """
+import os, sys
+from pathlib import Path
+import torch
+from actors.checkpoint import geometry
+from actors.replica import load
+from pipeline.config import ModelConfig
+folder = Path(sys.argv[1])
+load(ModelConfig(str(folder), threads=2), geometry(folder), 8, 0.0)
+before = set(os.listdir("/proc/self/task"))
+torch.ones(512, 512) @ torch.ones(512, 512)
+print(len(set(os.listdir("/proc/self/task")) - before))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -231,6 +249,14 @@ def test_a_checkpoint_without_chat_template_is_told_so(tmp_path: Path) -> None:
 def test_a_limit_beyond_the_models_positions_is_a_configuration_error(folder: Path) -> None:
     with pytest.raises(ConfigError, match="max_new_tokens must be below the model's 1024 positions"):
         load(folder, 1024)
+
+
+def test_what_loads_a_replica_keeps_no_threads_of_openmp(folder: Path) -> None:
+    command = [sys.executable, "-c", STARTED, str(folder)]
+    alone = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, check=False)
+
+    assert done.stdout == "1\n", done.stderr
 
 
 def test_eager_attention_says_the_same(replica: Replica, folder: Path) -> None:
