@@ -75,7 +75,7 @@ class Replica:
         self._memory = _memory(gpus)
         self.batch_tokens(GenerationConfig(max_new_tokens))  # refuses what does not fit before it is loaded
         # In a thread that ends: OpenMP keeps threads for each that ever had it compute, and where they are more than
-        # the cores, all are woken later. With the engine's and the main thread's, "mid" took 1.4 x the time on 2 cores.
+        # the cores, all are woken later: with the engine's and the main thread's, up to 1.4 x the time on two cores.
         with ThreadPoolExecutor(1, "loading") as aside:
             self._model: Any = aside.submit(load_model, model, Path(folder), gpus).result()
             self._many = aside.submit(kernels.adapt, self._model).result()
