@@ -11,17 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
+from pipeline.footprint import layers_read
+
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}  # Qwen2, Llama and Mistral
 
 
 def trim_vision(model: Any) -> None:
     """Skip the layers of the vision tower behind the last whose hidden states are features."""
     layers = next(module.layers for module in model.vision_tower.modules() if hasattr(module, "layers"))
-    chosen = model.config.vision_feature_layer
-    read = [chosen] if isinstance(chosen, int) else chosen
-    # hidden_states[0] are the embeddings, hidden_states[i] what layer i found, counted from 1
-    last = max(index % (len(layers) + 1) for index in read)
-    for layer in layers[last:]:
+    for layer in layers[layers_read(model.config.vision_feature_layer, len(layers)) :]:
         layer.forward = _same
 
 

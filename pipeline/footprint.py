@@ -7,7 +7,7 @@ LlavaNextForConditionalGeneration; `tests/pipeline/test_footprint.py` compares t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,12 +126,20 @@ class Shape:
     head_dim: int
 
 
+def layers_read(chosen: int | Sequence[int], layers: int) -> int:
+    """How many of a vision tower's layers run until features are there; `chosen` is config's vision_feature_layer.
+
+    Of its hidden states, 0 are the embeddings, and i what layer i found, counted from 1; -1 is the last layer's.
+    """
+    return max(index % (layers + 1) for index in ([chosen] if isinstance(chosen, int) else chosen))
+
+
 @dataclass(frozen=True, slots=True)
 class Footprint:
     """Parameters by part. `embeddings` include the image newline; `head` is 0 where it is tied to them.
 
     A crop is (tile, tile, 3) and has `positions` in the tower, the class token included; of each the projector reads
-    `features` values. `image_tokens` are the most visual tokens that one image has.
+    `features` values, of the first `layers_read` layers. `image_tokens` are the most visual tokens that one image has.
     """
 
     vision: Part
@@ -144,6 +152,7 @@ class Footprint:
     tile: int
     positions: int
     features: int
+    layers_read: int
     vocabulary: int
     image_tokens: int
 
@@ -169,6 +178,7 @@ class Footprint:
             tile=tower.image_size,
             positions=positions,
             features=features,
+            layers_read=layers_read(layer, eye.layers),
             vocabulary=text["vocab_size"],
             image_tokens=_image_tokens(config, tower),
         )

@@ -78,7 +78,7 @@ class Roofline:
 
 
 def vision_flops(footprint: Footprint, crops: int) -> float:
-    """Patches, every layer of the tower, its attention within a crop, and the projector."""
+    """Patches, the layers of the tower that are read, their attention within a crop, and the projector."""
     tower, text = footprint.tower, footprint.text
     layer = 4 * tower.hidden**2 + 2 * tower.hidden * tower.intermediate
     attention = 2 * footprint.positions * tower.hidden
@@ -86,15 +86,19 @@ def vision_flops(footprint: Footprint, crops: int) -> float:
         3 * (footprint.tile // isqrt(footprint.positions)) ** 2 * tower.hidden
     )  # a class token is no patch
     projector = footprint.features * text.hidden + text.hidden**2
-    each = tower.layers * (layer + attention) + patch + projector
+    each = footprint.layers_read * (layer + attention) + patch + projector
     return 2.0 * crops * footprint.positions * each
 
 
 def prefill_flops(footprint: Footprint, lengths: Sequence[int]) -> float:
-    """Linear layers for each token, causal attention within each prompt, the output layer after its last token."""
+    """Linear layers for each token, causal attention within each prompt, the output layer after its last token.
+
+    The last layer's gated MLP is run for last tokens only (`actors.trimming`).
+    """
     text = footprint.text
     width = text.heads * text.head_dim * text.layers
-    linear = footprint.language.linear * sum(lengths)
+    spared = 3 * text.hidden * text.intermediate * (sum(lengths) - len(lengths))
+    linear = footprint.language.linear * sum(lengths) - spared
     causal = width * sum(n * n for n in lengths)
     return 2.0 * (linear + causal + len(lengths) * footprint.vocabulary * text.hidden)
 
