@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from actors import slots
+from actors.kernels import Dtypes
 from actors.slots import Pass, Place
 from actors.trimming import trim_text
 from actors.vision import Model
@@ -32,13 +33,12 @@ class Branches:
 class Decoder:
     """The language model of a loaded checkpoint, whose attention is `actors.slots` from now on.
 
-    Prompts go through it in the dtype `many`, where it can take another than its own (`actors.kernels`).
+    Tokens go through it in `dtypes`, where it can take others than its own (`actors.kernels`).
     """
 
-    def __init__(self, model: Model, many: torch.dtype | None = None) -> None:
+    def __init__(self, model: Model, dtypes: Dtypes | None = None) -> None:
         self._model = model
-        self._own: torch.dtype = model.dtype
-        self._many = many or self._own
+        self._dtypes = dtypes or Dtypes(model.dtype, model.dtype)
         self._text = model.model.language_model
         self._eager = self._text.config._attn_implementation == "eager"
         self._text.set_attn_implementation(slots.NAME)
@@ -64,21 +64,21 @@ class Decoder:
             slot.block.held[slot.index] = 0
         shared = [(group, own) for group, own in zip(groups, into, strict=True) if len(group.prefix)]
         if shared:
-            self._run([own[0] for _, own in shared], [group.prefix for group, _ in shared], self._many)
+            self._run([own[0] for _, own in shared], [group.prefix for group, _ in shared], self._dtypes.many)
         for _, (first, *others) in shared:
             for other in others:
                 slots.copy(first, other)
         return self._run(
             [slot for own in into for slot in own],
             [suffix for group in groups for suffix in group.suffixes],
-            self._many,
+            self._dtypes.many,
         )
 
     @torch.inference_mode()
     def step(self, running: Sequence[Place], tokens: Sequence[int]) -> Tensor:
         """Logits (slots, vocabulary) after one more token in each of these slots, those of a block side by side."""
         ids = torch.tensor(tokens, device=self._model.device)
-        return self._run(running, self._model.get_input_embeddings()(ids).split(1), self._own)
+        return self._run(running, self._model.get_input_embeddings()(ids).split(1), self._dtypes.few)
 
     def _run(self, into: Sequence[Place], inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """float32 logits after the last token of each of `inputs`, (tokens, width), which join these slots."""
@@ -93,7 +93,7 @@ class Decoder:
         this.done()
         if len(hidden) > len(into):  # the last layer is not trimmed
             hidden = hidden[this.last()]
-        logits: Tensor = self._model.get_output_embeddings()(hidden.to(self._own))
+        logits: Tensor = self._model.get_output_embeddings()(hidden.to(self._dtypes.few))
         return logits.to(self._model.device, torch.float32)
 
     def _positions(self, this: Pass) -> Sequence[int]:

@@ -73,16 +73,19 @@ class Replica:
         device(gpus)  # refuses GPUs that torch does not see, before their memory is counted
         _keep_to_share(gpus)
         self._memory = _memory(gpus)
-        self.batch_tokens(GenerationConfig(max_new_tokens))  # refuses what does not fit before it is loaded
+        settings = GenerationConfig(max_new_tokens)
+        packed = 0 if gpus else fit.packed_bytes(self._footprint, model, settings, self._memory)
+        self._memory -= packed
+        self.batch_tokens(settings)  # refuses what does not fit before it is loaded
         # In a thread that ends: OpenMP keeps threads for each that ever had it compute, and where they are more than
         # the cores, all are woken later: with the engine's and the main thread's, up to 1.4 x the time on two cores.
         with ThreadPoolExecutor(1, "loading") as aside:
             self._model: Any = aside.submit(load_model, model, Path(folder), gpus).result()
-            self._many = aside.submit(kernels.adapt, self._model).result()
+            self._dtypes = aside.submit(kernels.adapt, self._model, packed > 0).result()
         self._geometry = geometry
         self._room = _room(self._model, max_new_tokens)
         self._vision = Vision(self._model, geometry, self._of_many(fit.CROPS_PER_PASS))
-        self._decoder = decoder(self._model, self._many)
+        self._decoder = decoder(self._model, self._dtypes)
         self._stop = _stop(self._model, self._tokenizer)
         self._engines = dict[GenerationConfig, Engine[Branches, Opening, Spoken]]()
         self._making, self._tokenizing = Lock(), Lock()  # a tokenizer is one thread's at a time
@@ -160,7 +163,7 @@ class Replica:
     def _of_many(self, count: int) -> int:
         """`count`, or so many that in the dtype of many they take no more memory than `count` in the model's."""
         own: torch.dtype = self._model.dtype
-        return count * own.itemsize // self._many.itemsize
+        return count * own.itemsize // self._dtypes.many.itemsize
 
     def _choice(self, settings: GenerationConfig) -> Choice:
         return Choice(settings, self._ending(settings), self._model.device)

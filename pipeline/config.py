@@ -62,6 +62,10 @@ class ModelConfig:
         help="how linear layers are held (bitsandbytes; int4 is nf4)",
     )
     threads: int = key(0, low=0, help="CPU threads of a replica; 0: its share of three quarters of the cores")
+    packed: bool = key(
+        True,
+        help="on CPU, where it is faster and an eighth of the memory holds it: a copy of weights to decode from",
+    )
 
 
 @dataclass(frozen=True, slots=True)

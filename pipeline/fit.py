@@ -25,6 +25,8 @@ PREFILL_TOKENS = 4096
 # CPU may compute a prompt of 16 bits in float32 (`actors.kernels`).
 # What vLLM leaves by default (gpu_memory_utilization 0.9).
 RESERVED = 0.1
+# Of a CPU's memory for weights that are packed again: other replicas may be beside, each with such a copy.
+PACKED = 1 / 8
 PROMPT_TEXT = 512  # tokens of text beside the picture, in the longest prompt that must fit
 # Projected patches for each visual token that is made of them: a video pools 27 x 27 to 14 x 14 (3.7), 36 tiles are
 # scaled down to 9 (3.4), and a thin picture keeps its base crop and a strip of its tiles (5 in a grid of 4).
@@ -88,6 +90,21 @@ def batch_tokens(
     if need.batch(alone, 1) > room:
         raise ConfigError([_refusal(footprint, model, generation, memory_bytes)])
     return max(alone, (room - need.batch(0, generation.batch_size)) // need.token)
+
+
+def packed_bytes(
+    footprint: Footprint, model: ModelConfig, generation: GenerationConfig, memory_bytes: int
+) -> int:
+    """Of a second copy of the language model's weights, in float32, from which a CPU decodes (`actors.kernels`).
+
+    0 where `model` does without, where it takes more than `PACKED` of the memory, or where a prompt of `longest` has
+    no place beside it.
+    """
+    if not model.packed or model.quantization != "none":
+        return 0
+    size = FLOAT32 * (footprint.language.linear + footprint.vocabulary * footprint.text.hidden)
+    beside = needs(footprint, model, generation.max_new_tokens).batch(longest(footprint), 1)
+    return size if size <= PACKED * memory_bytes and beside <= _room(memory_bytes - size) else 0
 
 
 def said(footprint: Footprint, model: ModelConfig) -> str:

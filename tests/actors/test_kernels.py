@@ -14,7 +14,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2MLP
 from transformers.models.siglip.modeling_siglip import SiglipMLP
 
 from actors import kernels
-from actors.kernels import MANY
+from actors.kernels import FEW, MANY
 
 ROWS = MANY + 3
 SIZE: dict[str, Any] = {"hidden_size": 24, "intermediate_size": 40}
@@ -40,6 +40,33 @@ def test_fused_mlps_compute_what_transformers_does(kind: str) -> None:
 
     assert torch.equal(mlp(given(2)), few)
     assert mlp(given(ROWS)).numpy() == pytest.approx(many.numpy(), abs=1e-6)
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not kernels.fuses(torch.float32), reason="this torch has no oneDNN")
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("bias", [True, False])
+def test_few_rows_are_multiplied_as_more_are(packed: bool, bias: bool) -> None:
+    layer = nn.Linear(24, 40, bias=bias)
+    few, more = layer(given(FEW)), layer(given(FEW + 1))
+
+    kernels.quicken(layer, torch.float32, packed)
+
+    assert layer(given(FEW)).numpy() == pytest.approx(few.numpy(), abs=1e-6)
+    assert torch.equal(layer(given(FEW + 1)), more)
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not kernels.fuses(torch.float32), reason="this torch has no oneDNN")
+def test_few_rows_by_packed_weights_of_16_bits_are_multiplied_in_float32() -> None:
+    layer = nn.Linear(24, 40).bfloat16()
+    own = layer(given(5, torch.bfloat16))
+
+    kernels.quicken(layer, torch.float32, packed=True)
+
+    assert torch.equal(layer(given(5, torch.bfloat16)), own)
+    exact = nn.functional.linear(given(5), layer.weight.float(), layer.bias.float())
+    assert layer(given(5)).numpy() == pytest.approx(exact.numpy(), abs=1e-6)
 
 
 @torch.inference_mode()

@@ -56,7 +56,7 @@ def test_half_a_billion_parameters_load_and_caption_within_what_was_predicted(tm
 def measure(folder: Path) -> dict[str, int]:
     """Bytes of this process and of what it holds, while the checkpoint captions two photographs."""
     imported = resident("VmRSS")
-    model = ModelConfig(str(folder), dtype=DTYPE, threads=2)
+    model = ModelConfig(str(folder), dtype=DTYPE, threads=2, packed=False)
     replica = Replica(model, str(folder), geometry(folder), NEW_TOKENS)
     loaded = resident("VmHWM")
     asked = [Asked(Media.IMAGE, (picture,), TURNS) for picture in photographs()]

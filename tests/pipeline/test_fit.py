@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -46,6 +47,28 @@ def test_what_7b_takes_by_hand() -> None:
     tower = (3 * 4304 + 4 * 1152) * 2
     assert max(tower, (1152 + 3 * 3584) * 2) == tower
     assert need.vision == 32 * (3 * 384**2 * (1 + 4 + 2) + 729 * (tower + 2 * 1152))
+
+
+def test_packed_weights_are_an_eighth_of_the_memory_at_most() -> None:
+    layers = 24 * (896 * (2 * 896 + 2 * 128) + 3 * 896 * 4864)
+    size = 4 * (layers + 152_000 * 896)
+
+    assert fit.packed_bytes(HALF, MODEL, SETTINGS, 8 * size) == size
+    assert fit.packed_bytes(HALF, MODEL, SETTINGS, 8 * size - 1) == 0
+
+
+@pytest.mark.parametrize("less", [{"packed": False}, {"quantization": "int8"}])
+def test_nothing_is_packed_that_shall_not_be(less: dict[str, Any]) -> None:
+    assert fit.packed_bytes(HALF, replace(MODEL, **less), SETTINGS, 64 * GIB) == 0
+
+
+def test_nothing_is_packed_where_no_prompt_would_be_left_room() -> None:
+    settings = replace(SETTINGS, max_new_tokens=2_000_000)
+    size = fit.packed_bytes(HALF, MODEL, SETTINGS, 64 * GIB)
+    just = math.ceil(fit.needs(HALF, MODEL, 2_000_000).batch(fit.longest(HALF), 1) / 0.9)
+
+    assert fit.packed_bytes(HALF, MODEL, settings, just + size + 1) == size
+    assert fit.packed_bytes(HALF, MODEL, settings, just + size - 2) == 0
 
 
 def test_a_batch_takes_what_is_left_of_nine_tenths_of_the_memory() -> None:
