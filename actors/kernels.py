@@ -53,13 +53,13 @@ class Dtypes:
 def adapt(model: Any, packed: bool = False) -> Dtypes:
     """Let the model on this device compute as it does best there.
 
-    With `packed`, a second copy of the language model's weights may be made, in the dtype of many tokens.
+    With `packed`, a second copy of the language model's weights may be made, in float32.
     """
     own: torch.dtype = model.dtype
     if model.device.type != "cpu" or getattr(model, "is_quantized", False):
         return Dtypes(own, own)
-    text, head = model.model.language_model, model.get_output_embeddings()
-    parts = [model.model.vision_tower, model.model.multi_modal_projector, text, head]
+    text = [model.model.language_model, model.get_output_embeddings()]
+    parts = [model.model.vision_tower, model.model.multi_modal_projector, *text]
     many = torch.float32 if own != torch.float32 and _slower(own) else own
     if many != own:
         for part in parts:
@@ -68,11 +68,10 @@ def adapt(model: Any, packed: bool = False) -> Dtypes:
     for module in (module for part in parts for module in part.modules()):
         if _kind(module) in kinds:
             fuse(module, many)
-    if not (packed or many == own) or not fuses(many) or not _steps_gain(own, many, packed):
+    if many != torch.float32 or not (packed or own == many) or not fuses(many) or not _steps_gain(packed):
         return Dtypes(many, own)
-    for layer in [*text.modules(), head]:
-        if isinstance(layer, nn.Linear):
-            quicken(layer, many, packed)
+    for layer in (module for part in text for module in part.modules() if isinstance(module, nn.Linear)):
+        quicken(layer, packed)
     return Dtypes(many, many)
 
 
@@ -92,14 +91,12 @@ def _gains(kind: str, dtype: torch.dtype) -> bool:
     return _seconds(lambda: one(rows, weight, None, kind, [], algorithm)) < CLEARLY * apart_s
 
 
-def _steps_gain(own: torch.dtype, dtype: torch.dtype, packed: bool) -> bool:
-    """Whether a product of few rows takes clearly less time by `quicken`."""
-    plain = nn.Linear(4 * SIDE, 4 * SIDE, bias=False, dtype=own)
-    rows = torch.randn(STEP, 4 * SIDE)
-    given = rows.to(own), rows.to(dtype)
-    before = _seconds(lambda: plain(given[0]))
-    quicken(plain, dtype, packed)
-    return _seconds(lambda: plain(given[1])) < CLEARLY * before
+def _steps_gain(packed: bool) -> bool:
+    """Whether a product of few rows in float32 takes clearly less time by `quicken`."""
+    layer, rows = nn.Linear(4 * SIDE, 4 * SIDE, bias=False), torch.randn(STEP, 4 * SIDE)
+    before = _seconds(lambda: layer(rows))
+    quicken(layer, packed)
+    return _seconds(lambda: layer(rows)) < CLEARLY * before
 
 
 def _seconds(compute: Callable[[], Tensor]) -> float:
@@ -167,17 +164,17 @@ def fuse(module: Any, dtype: torch.dtype) -> bool:
     return True
 
 
-def quicken(layer: Any, dtype: torch.dtype, packed: bool) -> None:
-    """Let oneDNN multiply `FEW` rows of this dtype, or fewer, by `packed` weights or as they are."""
+def quicken(layer: Any, packed: bool) -> None:
+    """Let oneDNN multiply `FEW` rows of float32, or fewer, by `packed` weights or as they are."""
     plain: Callable[[Tensor], Tensor] = layer.forward
-    weight = layer.weight.detach().to(dtype)
-    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+    weight = layer.weight.detach().float()
+    bias = None if layer.bias is None else layer.bias.detach().float()
     if packed:
         weight = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def forward(given: Tensor) -> Tensor:
         rows = given.flatten(0, -2)
-        if given.dtype != dtype or len(rows) > FEW:
+        if given.dtype != torch.float32 or len(rows) > FEW:
             return plain(given)
         found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return found.view(*given.shape[:-1], -1)

@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Generic, TypeVar
 
+from rich.console import Console
+
 from jobs.bench.figure import Spread
 
 T = TypeVar("T")
+LONG_S = 10.0  # a round that takes longer is told on standard error
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,16 @@ def rounds(
     """Run every side once to warm up, then `count` rounds of all by the seconds of their `clocks`, else of `clock`."""
     made = {name: side() for name, side in sides.items()}
     taken: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(count):
+    for number in range(1, count + 1):
         for name, side in sides.items():
             now = clocks.get(name, clock)
             begun = now()
             side()
             taken[name].append(now() - begun)
+        last = {name: own[-1] for name, own in taken.items()}
+        if sum(last.values()) > LONG_S:
+            told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in last.items())
+            Console(stderr=True, soft_wrap=True, highlight=False).print(
+                f"  round {number} of {count}: {told}"
+            )
     return Rounds(made, {name: tuple(own) for name, own in taken.items()})

@@ -50,7 +50,7 @@ def test_few_rows_are_multiplied_as_more_are(packed: bool, bias: bool) -> None:
     layer = nn.Linear(24, 40, bias=bias)
     few, more = layer(given(FEW)), layer(given(FEW + 1))
 
-    kernels.quicken(layer, torch.float32, packed)
+    kernels.quicken(layer, packed)
 
     assert layer(given(FEW)).numpy() == pytest.approx(few.numpy(), abs=1e-6)
     assert torch.equal(layer(given(FEW + 1)), more)
@@ -62,7 +62,7 @@ def test_few_rows_by_packed_weights_of_16_bits_are_multiplied_in_float32() -> No
     layer = nn.Linear(24, 40).bfloat16()
     own = layer(given(5, torch.bfloat16))
 
-    kernels.quicken(layer, torch.float32, packed=True)
+    kernels.quicken(layer, packed=True)
 
     assert torch.equal(layer(given(5, torch.bfloat16)), own)
     exact = nn.functional.linear(given(5), layer.weight.float(), layer.bias.float())

@@ -55,6 +55,14 @@ def test_seconds_are_those_of_the_clock() -> None:
     assert rounds({"here": lambda: None}, 2, lambda: next(ticks)).taken == {"here": (2.0, 5.0)}
 
 
+def test_rounds_that_are_long_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    ticks = iter([0.0, 9.9, 10.0, 20.1])
+
+    rounds({"here": lambda: None}, 2, lambda: next(ticks))
+
+    assert capsys.readouterr().err == "  round 2 of 2: here 10.1 s\n"
+
+
 def test_ratios_are_taken_round_by_round() -> None:
     done = Rounds[None]({}, {"here": (1.0, 2.0, 4.0), "there": (3.0, 4.0, 4.0)})
 
