@@ -50,7 +50,7 @@ class Dtypes:
     few: torch.dtype
 
 
-def adapt(model: Any, packed: bool = False) -> Dtypes:
+def adapt(model: Any, packed: bool) -> Dtypes:
     """Let the model on this device compute as it does best there.
 
     With `packed`, a second copy of the language model's weights may be made, in float32.
