@@ -132,8 +132,8 @@ class Lengths:
 class Simulated:
     """`actors.captioner.Generator` on one simulated GPU.
 
-    Output lengths are log-normal, by the asset's bytes alone. A line for each unit: the time, what `Clock` and the
-    engine count until then, and the unit's captions.
+    Output lengths are log-normal, by the asset's bytes alone. Two lines for each unit, when it begins and when it is
+    done: the time, what `Clock` and the engine count until then, and its captions that are done.
     """
 
     def __init__(
@@ -158,15 +158,19 @@ class Simulated:
         outputs = [drawn(random.Random(r.sample.view.sha256), settings.max_new_tokens) for r in requests]
         call = Call[Started, int, int](lengths, outputs, partial(_started, requests, meter), meter)
         groups = longest_first([[i] for i in range(len(requests))], lengths)
+        self._tell(settings, 0)
         for number, tokens in self._engine_of(settings).captions(call, groups):
             request = requests[number]
             yield (
                 number,
                 Caption("", (0,) * tokens, Finish.STOP, 0.0, len(request.input_ids), request.n_visual_tokens),
             )
+        self._tell(settings, len(requests))
+
+    def _tell(self, settings: GenerationConfig, captions: int) -> None:
         engine = self._engine_of(settings).meter
         told = (self._clock.busy, engine.slot_steps, engine.slots_idle)
-        _tell(self._log, REPLICA, time.time(), *told, len(requests))
+        _tell(self._log, REPLICA, time.time(), *told, captions)
 
     def _engine_of(self, settings: GenerationConfig) -> Engine[Started, int, int]:
         if self._engine is None:

@@ -62,8 +62,8 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What a replica had done when it had captioned a unit of so many `captions`: seconds busy, slots that steps of
-    decoding offered, and those that were idle."""
+    """What a replica had done when it began a unit, and had no `captions` of it yet, or when it had them all: seconds
+    busy, slots that steps of decoding offered, and those that were idle."""
 
     at: float
     busy: float
@@ -165,8 +165,9 @@ def _found(ready: Ready, asked: Asked, log: Path) -> Found:
     busy, captions = sum(own[-1].busy for own in replicas), sum(m.captions for own in replicas for m in own)
     rate = captions / busy * asked.slower
     cost = sum(cpu for cpu, _ in fed) / sum(assets for _, assets in fed)
-    figures = [_replica(number, own) for number, own in enumerate(replicas) if len(own) > 1]
-    notes = [f"replica {n}: one unit is its warm-up" for n, own in enumerate(replicas) if len(own) == 1]
+    units = [sum(moment.captions > 0 for moment in own) for own in replicas]
+    figures = [_replica(number, own) for number, own in enumerate(replicas) if units[number] > 1]
+    notes = [f"replica {n}: one unit is its warm-up" for n, count in enumerate(units) if count == 1]
     figures += [
         Figure(f"a {asked.gpu} that is always busy", Spread.of([rate]), "captions/s"),
         Figure("preprocessing", Spread.of([cost * 1e3]), "ms of a core an asset"),
@@ -185,11 +186,14 @@ def _found(ready: Ready, asked: Asked, log: Path) -> Found:
 
 
 def _replica(number: int, own: Sequence[Moment]) -> Figure:
-    """After warm-up, which is the first unit; slots are counted until the last unit but one, since then it runs dry."""
-    first, late, last = own[0], own[-2], own[-1]
-    details: dict[str, str | int | float] = {"units": len(own)}
-    if offered := late.slot_steps - first.slot_steps:
-        details["slots idle, %"] = 100 * (late.slots_idle - first.slots_idle) / offered
+    """After warm-up, which is the first unit; slots also until the last unit begins, since then it runs dry."""
+    done = [moment for moment in own if moment.captions]
+    first, last = done[0], done[-1]
+    late = [moment for moment in own if not moment.captions][-1]
+    details: dict[str, str | int | float] = {"units": len(done)}
+    for what, until in (("slots idle, %", late), ("with the end, %", last)):
+        if (offered := until.slot_steps - first.slot_steps) > 0:
+            details[what] = 100 * (until.slots_idle - first.slots_idle) / offered
     busy = (last.busy - first.busy) / (last.at - first.at)
     return Figure(f"replica {number} busy", Spread.of([100 * busy]), "%", details=details)
 

@@ -91,7 +91,7 @@ def test_a_drained_node_is_given_no_more_units_and_costs_no_rows(
         drive.wait_for("caption", "goes", count=3)
         nodes.drain(drive.lines("node", "goes")[0].who, seconds=10)
         drained = time.time()
-        time.sleep(8)  # two units at once of 8 assets at 0.2 s: what it had in hand is done by then
+        time.sleep(8)  # three units at once of 8 assets at 0.2 s: what it had in hand is done by then
         nodes.stop("goes")
         assert drive.ends() == 0, drive.said()
 
