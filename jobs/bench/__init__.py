@@ -12,3 +12,4 @@ PARTS = {
     "generation": "jobs.bench.generation",
     "prompts": "jobs.bench.prompts",
 }
+BATCHES = (1, 8, 16)  # of generate, that we are measured beside

@@ -20,7 +20,7 @@ from pipeline.config import Loaded, ModelConfig
 
 AS_REPLICA = ("generation", "prompts")  # parts that load the model
 NOWHERE = "memory://captionmill-bench"  # a job's output: nothing is written there
-AMOUNTS = ("pairs", "assets", "image_bytes", "pictures", "prompts", "new_tokens", "vllm_python")
+AMOUNTS = ("pairs", "assets", "image_bytes", "pictures", "prompts", "new_tokens", "batches", "vllm_python")
 
 
 def options(job: Loaded | None, given: Mapping[str, Any]) -> Options:

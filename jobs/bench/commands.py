@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from jobs.bench import PARTS
+from jobs.bench import BATCHES, PARTS
 from jobs.bench.published import PUBLISHED
 from jobs.exit_codes import exit_codes
 from jobs.job_file import JOB, override, text
@@ -55,6 +55,15 @@ from pipeline.roofline import GPUS
     "--prompts", type=click.IntRange(min=1), default=3, show_default=True, help="About one picture."
 )
 @click.option("--new-tokens", type=click.IntRange(min=1), default=64, show_default=True, help="Of a caption.")
+@click.option(
+    "--batch",
+    "batches",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=BATCHES,
+    show_default=True,
+    help="Captions in a call of generate, where there are as many; give it once for each size.",
+)
 @click.option(
     "--vllm-python",
     type=click.Path(exists=True, dir_okay=False, executable=True),

@@ -20,7 +20,6 @@ from jobs.bench.work import MEDIAN, MOST, SIGMA, Work, described, natural, work
 
 NAME = "generation"
 HERE, PIXELS, VLLM = "here", "here, from pixels", "vLLM"
-BATCHES = {"one by one": 1, "batches of 8": 8, "batches of 16": 16}
 
 
 def measure(options: Options) -> Found:
@@ -94,10 +93,12 @@ class _Bench:
     def _transformers(self, lengths: Sequence[int], beside: Beside | None) -> Mapping[str, Callable[[], Ids]]:
         if not beside:
             return {}
-        sizes = {name: size for name, size in BATCHES.items() if size <= len(lengths)}
         return {
-            f"generate, {name}": partial(beside.captions, self.requests, lengths, size)
-            for name, size in sizes.items()
+            f"generate, {'one by one' if size == 1 else f'batches of {size}'}": partial(
+                beside.captions, self.requests, lengths, size
+            )
+            for size in self._options.batches
+            if size <= len(lengths)
         }
 
     def _vllm(self, lengths: Sequence[int], peer: Vllm | None) -> Mapping[str, Callable[[], Ids]]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from actors import checkpoint
 from actors.sandbox import Sandbox
+from jobs.bench import BATCHES
 from jobs.bench.machine import Machine
 from jobs.preflight import Ready
 from pipeline import image, index
@@ -116,7 +117,8 @@ def _sample(ready: Ready, count: int) -> list[tuple[Shard, list[Asset]]]:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a part is measured: in `pairs` rounds, beside vLLM where `vllm_python` is an interpreter that has it.
+    """How a part is measured: in `pairs` rounds, beside vLLM where `vllm_python` is an interpreter that has it, and
+    beside `generate` in `batches` of these sizes.
 
     `assets` of `image_bytes` each are read or planned (0: as many as suit the part), `pictures` are captioned with
     `new_tokens` each, and asked `prompts` questions each.
@@ -131,3 +133,4 @@ class Options:
     prompts: int = 3
     new_tokens: int = 64
     vllm_python: str | None = None
+    batches: tuple[int, ...] = BATCHES
