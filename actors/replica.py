@@ -20,8 +20,10 @@ from transformers import AutoTokenizer
 
 from actors import checkpoint, kernels
 from actors.captioner import OutOfMemory
+from actors.compiling import compile_layers
 from actors.decoding import Branches, Decoder
 from actors.engine import Call, Engine, Group
+from actors.kernels import Dtypes
 from actors.loading import chat_template, device, load_model
 from actors.meter import Meter
 from actors.sampling import Choice, Ending, Opening, Spoken, seed_of
@@ -81,7 +83,7 @@ class Replica:
         # the cores, all are woken later: with the engine's and the main thread's, up to 1.4 x the time on two cores.
         with ThreadPoolExecutor(1, "loading") as aside:
             self._model: Any = aside.submit(load_model, model, Path(folder), gpus).result()
-            self._dtypes = aside.submit(kernels.adapt, self._model, packed > 0).result()
+            self._dtypes = aside.submit(_quickened, self._model, model.compiled, packed > 0).result()
         self._geometry = geometry
         self._room = _room(self._model, max_new_tokens)
         self._vision = Vision(self._model, geometry, self._of_many(fit.CROPS_PER_PASS))
@@ -230,6 +232,14 @@ def load(
 ) -> Replica:
     """A replica of the checkpoint that `model` names, which is fetched to this machine first where it must be."""
     return Replica(model, str(checkpoint.fetch(model)), geometry, max_new_tokens, gpus, decoder)
+
+
+def _quickened(model: Any, compiled: bool, packed: bool) -> Dtypes:
+    """The model made fast on its device, and what it is best given."""
+    if not compiled:
+        return kernels.adapt(model, packed)
+    compile_layers(model)
+    return Dtypes(model.dtype, model.dtype)
 
 
 def _keep_to_share(gpus: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.footprint import layers_read
 
@@ -18,9 +18,17 @@ LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}  # Q
 
 def trim_vision(model: Any) -> None:
     """Skip the layers of the vision tower behind the last whose hidden states are features."""
-    layers = next(module.layers for module in model.vision_tower.modules() if hasattr(module, "layers"))
+    layers = vision_layers(model)
     for layer in layers[layers_read(model.config.vision_feature_layer, len(layers)) :]:
         layer.forward = _same
+
+
+def vision_layers(model: Any) -> nn.ModuleList:
+    """The layers of the vision tower, first to last."""
+    found: nn.ModuleList = next(
+        module.layers for module in model.vision_tower.modules() if hasattr(module, "layers")
+    )
+    return found
 
 
 def _same(hidden_states: Tensor, *_: object, **__: object) -> Tensor:

@@ -66,6 +66,10 @@ class ModelConfig:
         True,
         help="on CPU, where it is faster and an eighth of the memory holds it: a copy of weights to decode from",
     )
+    compiled: bool = key(
+        False,
+        help="layers compiled by torch.compile; faster nowhere that it was measured, not measured on GPUs",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +314,16 @@ def _prompt(where: str, table: Any, problems: list[str]) -> PromptConfig | None:
 def _across(sections: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:
     """Rules that join keys, of sections whose keys are right one by one."""
     problems = []
-    video, cluster, generation = map(sections.get, ("video", "cluster", "generation"))
+    video, model, cluster, generation = map(sections.get, ("video", "model", "cluster", "generation"))
     if video and video.fps and "frames" in raw["video"]:
         problems.append("[video] needs either frames or fps, not both")
     if cluster and cluster.gpus_per_replica > 1 and cluster.gpus_per_replica % 1:
         problems.append("[cluster] gpus_per_replica above 1 must be whole")
+    if model and model.compiled:
+        if model.quantization != "none":
+            problems.append('[model] compiled needs quantization = "none"')
+        if cluster and cluster.gpus_per_replica > 1:
+            problems.append("[model] compiled needs gpus_per_replica of 1 or less")
     if cluster:
         for name in ("replica_labels", "reader_labels"):
             problems += placement.mistakes(f"[cluster] {name}", getattr(cluster, name))

@@ -100,7 +100,7 @@ def packed_bytes(
     0 where `model` does without, where it takes more than `PACKED` of the memory, or where a prompt of `longest` has
     no place beside it.
     """
-    if not model.packed or model.quantization != "none":
+    if not model.packed or model.compiled or model.quantization != "none":
         return 0
     size = FLOAT32 * (footprint.language.linear + footprint.vocabulary * footprint.text.hidden)
     beside = needs(footprint, model, generation.max_new_tokens).batch(longest(footprint), 1)

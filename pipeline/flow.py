@@ -129,8 +129,8 @@ def caption(
             num_gpus=size.replica.gpus,
             label_selector=dict(size.replica.labels),
             runtime_env=_runtime_env(size),
-            # Several units at once, so that the tails of some overlap the head of the next, which is on its way meanwhile.
-            # All replicas are asked for at once: those that find no node wait for one, and start when it joins.
+            # Several units at once, so that the tails of some overlap the head of the next. All replicas are asked for
+            # at once: those that find no node wait for one, and start when it joins.
             compute=ActorPoolStrategy(
                 size=size.replicas,
                 max_tasks_in_flight_per_actor=UNITS_HELD,

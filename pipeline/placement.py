@@ -14,8 +14,8 @@ KEY = r"[A-Za-z0-9][\w./-]*"
 VALUE = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
 SELECTOR = re.compile(rf"{KEY}=!?(?:{VALUE}|in\({VALUE}(?:, ?{VALUE})*\))", re.ASCII)
 MIB = 1 << 20
-# Of a replica, which works on all of them: while the longest captions of two end, the third has some that begin. With two
-# and units of 42 captions, 5 to 8 % of 32 slots were idle, with three none.
+# Of a replica, which works on all of them: while the longest captions of two end, the third has some that begin. Of 32
+# slots and units of 42 captions, 5 to 8 % were idle with two, none with three.
 UNITS_HELD = 3
 # Of a preprocessor and its decoder: imports, and the picture that is being decoded. Measured with photographs of 24
 # megapixels: 545 MiB, and twice the 253 MiB of the unit's crops, which lie there one by one and then together.

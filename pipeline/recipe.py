@@ -71,9 +71,9 @@ def recipe_uri(output: str, recipe_id: str) -> str:
     return storage.join(output, "recipes", f"{recipe_id}.json")
 
 
-# model.path may be a private folder, and threads, packing, batch bounds and deadlines do not change what is said
+# model.path may be a private folder; threads, packing, compiling, batch bounds and deadlines do not change what is said
 _NOT_DECIDING: Mapping[str, tuple[str, ...]] = {
-    "model": ("path", "revision", "threads", "packed"),
+    "model": ("path", "revision", "threads", "packed", "compiled"),
     "generation": ("batch_tokens", "batch_size"),
     "image": ("timeout_s",),
     "video": ("timeout_s",),

@@ -21,6 +21,7 @@ EXAMPLES = "jobs/examples/"  # each says itself what it needs
 HEAVY = {
     "actors/replica.py",
     "actors/decoding.py",
+    "actors/compiling.py",
     "actors/kernels.py",
     "actors/loading.py",
     "actors/sampling.py",

@@ -153,6 +153,14 @@ def test_a_bad_value_is_named_with_what_it_should_be(lines: str, problem: str) -
     assert found.startswith(problem)
 
 
+def test_layers_are_compiled_where_they_are_whole_and_on_one_device() -> None:
+    assert problems("", "model.compiled=true") == ()
+    assert problems("", "model.compiled=true", "model.quantization=int4", "cluster.gpus_per_replica=2") == (
+        '[model] compiled needs quantization = "none"',
+        "[model] compiled needs gpus_per_replica of 1 or less",
+    )
+
+
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
