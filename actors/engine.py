@@ -92,6 +92,9 @@ class Engine(Generic[Started, Opening, Said]):
         self.meter = Meter()  # by all callers together
         self._waiting = deque[tuple[Call[Started, Opening, Said], Group]]()
         self._running = dict[Slot[Any], tuple[Call[Started, Opening, Said], int]]()
+        self._order = list[
+            Slot[Any]
+        ]()  # of those that are running, side by side; empty where it has to be found
         self._thread = ThreadPoolExecutor(1, "engine")  # all passes, so that nothing here needs a lock
 
     def captions(
@@ -135,6 +138,7 @@ class Engine(Generic[Started, Opening, Said]):
             call.failed = error
         self._waiting.clear()
         self._running.clear()
+        self._order = []
         self._choice.reset()
         self._rooms = self._make()
 
@@ -151,29 +155,30 @@ class Engine(Generic[Started, Opening, Said]):
             now = [slot for own in into for slot in own]
             logits = self._decoder.start(_started(begun), into)
         else:
-            now = _side_by_side(self._running)
+            now = self._order = self._order or _side_by_side(self._running)
             logits = self._decoder.step(now, self._choice.last(now))
         self._choice.next(now, logits)
-        callers, idle = [self._running[slot] for slot in now], None if begun else self._rooms.idle
+        callers, idle = self._callers(now, starts=bool(begun)), self._rooms.idle
         for slot in filter(self._choice.ended, now):
             call, number = self._running[slot]
             call.said.append((number, self._choice.spoken(slot)))
             self._end(slot)
-        self._count(callers, time.perf_counter() - since, idle)
+        seconds = time.perf_counter() - since
+        for weights in (callers, {self.meter: 1}):
+            share(weights, seconds, *((0, 0) if begun else (len(now), idle)))
 
-    def _count(
-        self, callers: Sequence[tuple[Call[Started, Opening, Said], int]], seconds: float, idle: int | None
-    ) -> None:
-        """Add a pass to the meters: a step of decoding beside so many idle slots, or (None) the start of prompts."""
-        starts = idle is None
-        weights = [(call.meter, call.lengths[number] if starts else 1) for call, number in callers]
-        for metered in (weights, [(self.meter, 1)]):
-            share(metered, seconds, 0 if starts else len(callers), idle or 0)
+    def _callers(self, now: Sequence[Slot[Any]], *, starts: bool) -> dict[Meter, int]:
+        """Whose pass this is: their tokens where prompts are started, their slots in a step of decoding."""
+        found = dict[Meter, int]()
+        for slot in now:
+            call, number = self._running[slot]
+            found[call.meter] = found.get(call.meter, 0) + (call.lengths[number] if starts else 1)
+        return found
 
     def _next(self) -> list[tuple[Call[Started, Opening, Said], Group, list[Slot[Any]]]]:
         """Takes the groups that begin now: as many as there are slots for, of so many tokens together, or one."""
         begun, tokens = list[tuple[Call[Started, Opening, Said], Group, list[Slot[Any]]]](), 0
-        while self._waiting:
+        while self._waiting and self._rooms.idle:
             call, group = self._waiting[0]
             tokens += sum(call.lengths[number] for number in group)
             if begun and tokens > self._prefill:
@@ -187,7 +192,7 @@ class Engine(Generic[Started, Opening, Said]):
             if len(taken) < len(group):  # more than an empty cache holds: the others look at the asset again
                 self._waiting.appendleft((call, group[len(taken) :]))
             for slot, number in zip(taken, group, strict=False):
-                self._running[slot] = call, number
+                self._running[slot], self._order = (call, number), []
                 self._choice.join(slot, call.openings[number])
             begun.append((call, group[: len(taken)], taken))
         return begun
@@ -203,6 +208,7 @@ class Engine(Generic[Started, Opening, Said]):
 
     def _end(self, slot: Slot[Any]) -> None:
         del self._running[slot]
+        self._order = []
         self._rooms.give(slot)
         self._choice.leave(slot)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -17,16 +16,13 @@ class Meter:
     slots_idle: float = 0.0
 
 
-def share(callers: Iterable[tuple[Meter, float]], seconds: float, running: int = 0, idle: int = 0) -> None:
-    """Divide a pass among callers by their weights, which are above 0; one may be there several times.
+def share(callers: Mapping[Meter, int], seconds: float, running: int = 0, idle: int = 0) -> None:
+    """Divide a pass among callers by their weights, which are above 0.
 
     The `running` slots of a step of decoding, and those that were `idle` beside them, are divided in the same way.
     """
-    weights = defaultdict[Meter, float](float)
-    for meter, weight in callers:
-        weights[meter] += weight
-    whole = sum(weights.values())
-    for meter, weight in weights.items():
+    whole = sum(callers.values())
+    for meter, weight in callers.items():
         part = weight / whole
         meter.busy_s += part * seconds
         meter.slot_steps += part * (running + idle)

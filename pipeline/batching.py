@@ -19,9 +19,9 @@ class Room(Protocol):
 B = TypeVar("B", bound=Room)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Slot(Generic[B]):
-    """The place of one sequence."""
+    """The place of one sequence, for as long as it is taken."""
 
     block: B
     index: int
