@@ -70,7 +70,9 @@ def adapt(model: Any, packed: bool) -> Dtypes:
             fuse(module, many)
     if many != torch.float32 or not (packed or own == many) or not fuses(many) or not _steps_gain(packed):
         return Dtypes(many, own)
-    for layer in (module for part in text for module in part.modules() if isinstance(module, nn.Linear)):
+    layers = [module for part in text for module in part.modules() if isinstance(module, nn.Linear)]
+    # Largest first: what one was converted in, the next of its size is made in. Else what is left between them adds up.
+    for layer in sorted(layers, key=lambda layer: layer.weight.numel(), reverse=True):
         quicken(layer, packed)
     return Dtypes(many, many)
 
