@@ -92,9 +92,7 @@ class Engine(Generic[Started, Opening, Said]):
         self.meter = Meter()  # by all callers together
         self._waiting = deque[tuple[Call[Started, Opening, Said], Group]]()
         self._running = dict[Slot[Any], tuple[Call[Started, Opening, Said], int]]()
-        self._order = list[
-            Slot[Any]
-        ]()  # of those that are running, side by side; empty where it has to be found
+        self._order = list[Slot[Any]]()  # those that are running, side by side; empty: to be found
         self._thread = ThreadPoolExecutor(1, "engine")  # all passes, so that nothing here needs a lock
 
     def captions(
