@@ -55,7 +55,7 @@ def make(
 
     if not shards:
         return
-    with Stage("index", len(shards), "shards", console) as stage:
+    with Stage("index", len(shards), "shard", console) as stage:
         for _ in flow.index([messages.shard_to_table(s) for s in shards], actor, labels or {}).iter_rows():
             stage.add(1)
             interrupt.check()

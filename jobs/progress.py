@@ -24,10 +24,11 @@ BAR = 24  # columns
 
 
 class Stage:
-    """One of `STAGES`: counts `what` (shards, files), and shows how many of `total` there are. A context manager."""
+    """One of `STAGES`: counts each `what` (shard, asset), and shows how many of `total` are done. Use it by `with`."""
 
     def __init__(self, name: str, total: int, what: str, console: Console) -> None:
-        self._name, self._total, self._what, self._console = name, total, what, console
+        self._name, self._total, self._console = name, total, console
+        self._what = what if total == 1 else f"{what}s"
         self._done = 0
         self._begun = self._said = time.monotonic()
         self._live: Live | None = None
@@ -121,7 +122,7 @@ class Progress(Stage):
     """
 
     def __init__(self, plan: Plan, committed: set[str], console: Console, *, each: bool = False) -> None:
-        super().__init__("caption", plan.planned, "assets", console)
+        super().__init__("caption", plan.planned, "asset", console)
         self._units = {u.unit_id: u for u in plan.units}
         self._cost = {u.unit_id: max(1, u.cost.visual_tokens) for u in plan.units}
         self._whole = max(1, sum(self._cost.values()))

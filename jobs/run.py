@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import SystemRandom
@@ -24,7 +24,6 @@ from jobs.preflight import Ready
 from jobs.progress import Progress, Stage
 from pipeline import before, fit, flow, messages, papers, planner, publish, storage
 from pipeline.commit import Parts, Receipt, committed, manifest_uri, receipt
-from pipeline.config import Job
 from pipeline.errors import RunError, UnfinishedError
 from pipeline.placement import selector
 from pipeline.plan import Plan
@@ -100,11 +99,6 @@ def run(
         return dict(ready.published)
     plan, have = found
     console.print(_said(plan))
-    metadata = {
-        "captionmill.run_id": plan.run_id,
-        "captionmill.recipe_id": decided.recipe_id,
-        **{f"captionmill.software.{name}": v for name, v in decided.software.items()},
-    }
     own = replace(plan, units=tuple(ready.share.units(plan.units))) if ready.share else plan
     have.intersection_update(own.unit_ids)
     events = events or Events()
@@ -115,10 +109,36 @@ def run(
         cluster.patient(job, console, replicas=True),
     ):
         watchers = (progress.add_unit, events.add_unit, counted.add_unit)
-        _caption(ready, own, have, made_of, metadata, watchers)
+        _caption(ready, own, have, made_of, watchers)
     interrupt.check()
     with cluster.patient(job, console, replicas=False):
-        return _publish(job, plan, metadata, console)
+        return _publish(ready, plan, console)
+
+
+def footer(ready: Ready, plan: Plan) -> dict[str, str]:
+    """What every file of the run says of it."""
+    return {
+        "captionmill.run_id": plan.run_id,
+        "captionmill.recipe_id": plan.recipe_id,
+        **{f"captionmill.software.{name}": v for name, v in ready.recipe.software.items()},
+    }
+
+
+def committer(ready: Ready, plan: Plan) -> flow.Actor:
+    """The actor that writes the plan's parts."""
+    job = ready.job
+    context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
+    return flow.Actor(
+        Committer, {"output": job.output.uri, "context": context, "metadata": footer(ready, plan)}
+    )
+
+
+def compactor(ready: Ready, plan: Plan) -> tuple[list[pa.Table], flow.Step]:
+    """What makes the published files of the plan's parts, and the rows to give to it."""
+    job = ready.job
+    step = publish.Compactor(job.output.uri, plan.run_id, plan.unit_ids, footer(ready, plan), plan.carried)
+    parts = publish.partitions(plan.assets * len(job.prompts))
+    return [pa.table({"number": [p.number], "of": [p.of]}) for p in parts], step
 
 
 def _planned(ready: Ready, made_of: Actors, console: Console) -> tuple[Plan, set[str]] | None:
@@ -199,7 +219,6 @@ def _caption(
     plan: Plan,
     have: set[str],
     made_of: Actors,
-    metadata: Mapping[str, str],
     watchers: Sequence[Callable[[Receipt], None]],
 ) -> None:
     """Caption the units that are not among those that `have` a part; tell the watchers of each."""
@@ -207,14 +226,13 @@ def _caption(
     todo = longest_first([u for u in plan.units if u.unit_id not in have], SystemRandom())
     if not todo:
         return
-    context = Context(job.input.dataset, plan.run_id, plan.recipe_id, ready.recipe.checkpoint, job.prompts)
     rows = [messages.unit_to_table(u, plan.index_of(u)) for u in todo]
-    committer = flow.Actor(Committer, {"output": job.output.uri, "context": context, "metadata": metadata})
     largest = max(u.cost.pixel_bytes for u in todo)
     size = cluster.pools(job, largest)
     cluster.check_units(size, largest)
     looked = time.monotonic()
-    for row in flow.caption(rows, made_of.preprocessor, made_of.captioner, committer, size).iter_rows():
+    done = flow.caption(rows, made_of.preprocessor, made_of.captioner, committer(ready, plan), size)
+    for row in done.iter_rows():
         given = receipt(row)
         for tell in watchers:
             tell(given)
@@ -225,13 +243,14 @@ def _caption(
             looked = time.monotonic()
 
 
-def _publish(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console) -> dict[str, Any]:
+def _publish(ready: Ready, plan: Plan, console: Console) -> dict[str, Any]:
     """Publish, unless another driver has: what is published once does not change."""
-    output = job.output.uri
+    output = ready.job.output.uri
     manifest = manifest_uri(output, plan.run_id)
     try:
         if not storage.exists(manifest):
-            return publish.publish(output, plan, _compact(job, plan, metadata, console), metadata)
+            done = _compact(ready, plan, console)
+            return publish.publish(output, plan, done, footer(ready, plan))
     except (storage.MissingError, RayError, RunError):  # the parts are gone: another driver was first
         if not storage.exists(manifest):
             raise
@@ -239,20 +258,17 @@ def _publish(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console
     return publish.follow(output, plan)
 
 
-def _compact(job: Job, plan: Plan, metadata: Mapping[str, str], console: Console) -> list[publish.Done]:
+def _compact(ready: Ready, plan: Plan, console: Console) -> list[publish.Done]:
     """Write the published files, and describe them."""
-    output, prompts, readers = job.output.uri, len(job.prompts), selector(job.cluster.reader_labels)
-    if missing := publish.missing(output, plan):
+    if missing := publish.missing(ready.job.output.uri, plan):
         raise UnfinishedError(
             f"{len(missing):,} of {len(plan.units):,} units have no part; start the same command again"
         )
-    compact = publish.Compactor(output, plan.run_id, plan.unit_ids, metadata, plan.carried)
-    parts = [
-        pa.table({"number": [p.number], "of": [p.of]}) for p in publish.partitions(plan.assets * prompts)
-    ]
+    rows, step = compactor(ready, plan)
+    readers = selector(ready.job.cluster.reader_labels)
     done: list[publish.Done] = []
-    with Stage("publish", len(parts), "pairs of files", console) as stage:
-        for row in flow.publish(parts, compact, readers).iter_rows():
+    with Stage("publish", len(rows), "file pair", console) as stage:
+        for row in flow.publish(rows, step, readers).iter_rows():
             done.append(publish.done(row))
             stage.add(1)
             interrupt.check()

@@ -4,11 +4,15 @@ Small JPEGs in tars of 1,000 on the local disk go through whole runs, from the f
 table, with a replica that says nothing. Counted is the CPU time of every process, Ray's own included, over the run.
 Taken off are what a run over one asset takes (once a run, processes start and import), and what decoding and cutting
 the same pictures takes in this process. Ray itself is started before, once for all runs, and one run warms it up.
+
+The start of a run takes 20 s of CPU, give or take one, in which the work on 1,000 assets is lost. So the same runs are
+made without Ray Data, too, their steps one after the other in this process: what starts there takes half a second.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
 import statistics
 import tarfile
 import tempfile
@@ -22,11 +26,12 @@ from PIL import Image
 from rich.console import Console
 
 from actors.meter import Meter
-from jobs.bench.cpu import Spent, counted
+from jobs.bench import in_process
+from jobs.bench.cpu import Spent, counted, own_s
 from jobs.bench.figure import Details, Figure, Found, Spread
 from jobs.bench.subject import Options
 from jobs.preflight import Ready, check
-from jobs.run import actors, run
+from jobs.run import Actors, actors, run
 from jobs.session import session
 from pipeline import image, tar
 from pipeline.anyres import Geometry
@@ -47,6 +52,7 @@ KINDS = {  # by what is in a command line
     "MapBatches(Captioner)": "captioners",
     "MapBatches(Committer)": "committers",
 }
+TIMES, LONG = 5, 10_000  # short runs in this process are made so often; not those of so many assets
 SETTLE_S = 3.0  # after a run, in which Ray ends its processes and starts others in their place
 JOB = """
 [input]
@@ -84,7 +90,7 @@ class Cost:
     """CPU seconds of one run over `assets` assets.
 
     `start_s` is what a run over one asset takes, `pixels_s` decoding and cutting the same pictures. `own` has, by kind
-    of process, what is left without both.
+    of process, what is left without both. `steps_s` is what the run takes without Ray Data, without all of these.
     """
 
     assets: int
@@ -92,11 +98,17 @@ class Cost:
     start_s: float
     pixels_s: float
     own: Mapping[str, float]
+    steps_s: float
 
     @property
     def each_us(self) -> float:
         """Microseconds of CPU per asset, without start, decoding and cutting."""
         return (self.run_s - self.start_s - self.pixels_s) / self.assets * 1e6
+
+    @property
+    def steps_us(self) -> float:
+        """The same without Ray Data."""
+        return self.steps_s / self.assets * 1e6
 
 
 def write(folder: Path, count: int) -> None:
@@ -133,35 +145,62 @@ def pixels_s(folder: Path, geometry: Geometry) -> float:
 
 
 def spent_on(ready: Ready) -> Spent:
-    """What a run takes with a replica that says nothing. Ray is connected."""
-    made_of = actors(ready)
-    captioner = replace(made_of.captioner, kwargs={**made_of.captioner.kwargs, "replica": Null})
+    """What a run takes. Ray is connected."""
     with counted() as spent:
-        run(ready, replace(made_of, captioner=captioner), Console(quiet=True))
+        run(ready, made_of(ready), Console(quiet=True))
         time.sleep(SETTLE_S)
     return spent
 
 
+def steps_s(ready: Ready) -> float:
+    """CPU seconds of the same without Ray Data, the decoder's included."""
+    begun = own_s()
+    in_process.run(ready, made_of(ready))
+    return own_s() - begun
+
+
+def made_of(ready: Ready) -> Actors:
+    """The real actors, with a replica that says nothing. Ray is connected."""
+    real = actors(ready)
+    captioner = replace(real.captioner, kwargs={**real.captioner.kwargs, "replica": Null})
+    return replace(real, captioner=captioner)
+
+
 def costs(folder: Path, counts: Sequence[int]) -> list[Cost]:
-    """One round: a run over one asset, then one over each number of them. Ray is connected."""
-    start, _ = _counted(folder, 1)
-    return [_cost(count, start, *_counted(folder, count)) for count in counts]
+    """One round: runs over one asset, then over each number of them. Ray is connected."""
+    start = _taken(folder, 1)
+    return [_cost(count, start, _taken(folder, count)) for count in counts]
 
 
-def _counted(folder: Path, count: int) -> tuple[Spent, float]:
-    """What a run over so many assets takes, and decoding and cutting them."""
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """What a run takes with Ray Data; without, beside decoding and cutting its pictures; and these."""
+
+    whole: Spent
+    steps_s: float
+    pixels_s: float
+
+
+def _taken(folder: Path, count: int) -> _Taken:
+    """By runs over so many assets."""
     with tempfile.TemporaryDirectory(dir=folder) as place:
         shards = Path(place) / "in"
         write(shards, count)
-        ready = check(read(JOB.format(folder=shards, output=Path(place) / "out")))
-        return spent_on(ready), pixels_s(shards, ready.geometry)
+        jobs = (read(JOB.format(folder=shards, output=Path(place) / f"{i}")) for i in itertools.count())
+        ready = check(next(jobs))
+        whole, times = spent_on(ready), 1 if count >= LONG else TIMES
+        pairs = [
+            (steps_s(check(next(jobs))), pixels_s(shards, ready.geometry)) for _ in range(times)
+        ]  # in turns: in the seconds between, the machine's pace changes by a tenth
+        steps = statistics.median(steps - pixels for steps, pixels in pairs)
+        return _Taken(whole, steps, statistics.median(pixels for _, pixels in pairs))
 
 
-def _cost(count: int, start: Spent, spent: Spent, pixels: float) -> Cost:
-    before, after = _by_kind(start), _by_kind(spent)
+def _cost(count: int, start: _Taken, taken: _Taken) -> Cost:
+    before, after, pixels = _by_kind(start.whole), _by_kind(taken.whole), taken.pixels_s
     own = {kind: after[kind] - before[kind] for kind in after}
     own[DECODERS] -= pixels
-    return Cost(count, spent.total, start.total, pixels, own)
+    return Cost(count, taken.whole.total, start.whole.total, pixels, own, taken.steps_s - start.steps_s)
 
 
 def _by_kind(spent: Spent) -> dict[str, float]:
@@ -173,15 +212,19 @@ def _by_kind(spent: Spent) -> dict[str, float]:
     return kinds
 
 
-def _figure(costs: Sequence[Cost], first: Sequence[Cost]) -> Figure:
-    """Several runs over as many assets, beside as many over the least number of them."""
+def _figures(costs: Sequence[Cost], first: Sequence[Cost]) -> list[Figure]:
+    """Several runs over as many assets, beside as many over the least number of them: with Ray Data, and without."""
 
     def median(of: Callable[[Cost], float]) -> float:
         return statistics.median(map(of, costs))
 
-    each = Spread.of(cost.each_us for cost in costs)
-    details: Details = {
-        "to the first": each.median / statistics.median(cost.each_us for cost in first),
+    def figure(name: str, each_us: Callable[[Cost], float], besides: Details) -> Figure:
+        each = Spread.of(map(each_us, costs))
+        to_first = each.median / statistics.median(map(each_us, first))
+        details = {"to the first": to_first, **besides}
+        return Figure(f"{costs[0].assets:,} assets{name}", each, "us of CPU an asset", details=details)
+
+    whole: Details = {
         "a run, s": median(lambda cost: cost.run_s),
         "its start, s": median(lambda cost: cost.start_s),
         "pixels, s": median(lambda cost: cost.pixels_s),
@@ -190,7 +233,10 @@ def _figure(costs: Sequence[Cost], first: Sequence[Cost]) -> Figure:
             for kind in costs[0].own
         },
     }
-    return Figure(f"{costs[0].assets:,} assets", each, "us of CPU an asset", details=details)
+    return [
+        figure("", lambda cost: cost.each_us, whole),
+        figure(", without Ray Data", lambda cost: cost.steps_us, {}),
+    ]
 
 
 def measure(options: Options) -> Found:
@@ -206,4 +252,4 @@ def measure(options: Options) -> Found:
         f"all processes, without the start of a run, decoding and cutting, medians of {options.pairs} rounds"
     )
     sizes = list(zip(*done, strict=True))
-    return Found(NAME, said, [_figure(own, sizes[0]) for own in sizes])
+    return Found(NAME, said, [figure for own in sizes for figure in _figures(own, sizes[0])])

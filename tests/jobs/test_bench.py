@@ -17,6 +17,7 @@ from actors.sandbox import Sandbox
 from jobs.bench import (
     framework,
     generation,
+    in_process,
     indexing,
     machine,
     planning,
@@ -34,7 +35,7 @@ from jobs.bench.work import MOST, natural, work
 from jobs.cli import main
 from jobs.preflight import check, placed
 from pipeline import config, flow
-from pipeline.config import MIB, ModelConfig
+from pipeline.config import MIB, ModelConfig, read
 from pipeline.errors import ConfigError, RunError
 from pipeline.footprint import BYTES
 from pipeline.roofline import prefill_flops, vision_flops
@@ -119,6 +120,16 @@ def test_the_framework_is_measured_beside_pixels_and_start(tmp_path: Path, ray_l
     assert cost.assets == 40
     assert cost.run_s > cost.pixels_s > 0
     assert sum(cost.own.values()) == pytest.approx(cost.run_s - cost.start_s - cost.pixels_s)
+
+
+@pytest.mark.slow
+def test_the_steps_in_one_process_publish_a_row_for_every_asset(tmp_path: Path, ray_local: None) -> None:
+    framework.write(tmp_path / "in", 3)
+    ready = check(read(framework.JOB.format(folder=tmp_path / "in", output=tmp_path / "out")))
+
+    published = in_process.run(ready, framework.made_of(ready))
+
+    assert published["captions"]["rows"] == 3
 
 
 def test_units_are_planned_from_an_index(options: Options) -> None:

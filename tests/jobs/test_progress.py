@@ -137,13 +137,14 @@ def test_each_unit_has_a_line_where_that_is_asked_for() -> None:
     ]
 
 
-def test_a_stage_of_files_says_how_many_there_are() -> None:
+@pytest.mark.parametrize(("total", "shards"), [(3, "3 shards"), (1, "1 shard")])
+def test_a_stage_says_how_many_there_are(total: int, shards: str) -> None:
     said = io.StringIO()
-    with Stage("index", 3, "shards", Console(file=said)) as stage:
-        for _ in range(3):
+    with Stage("index", total, "shard", Console(file=said)) as stage:
+        for _ in range(total):
             stage.add(1)
 
-    assert said.getvalue().splitlines() == ["index   3 shards", "index   3/3 shards · done"]
+    assert said.getvalue().splitlines() == [f"index   {shards}", f"index   {total}/{shards} · done"]
 
 
 @pytest.mark.parametrize(
