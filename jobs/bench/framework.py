@@ -29,6 +29,7 @@ from actors.meter import Meter
 from jobs.bench import in_process
 from jobs.bench.cpu import Spent, counted, own_s
 from jobs.bench.figure import Details, Figure, Found, Spread
+from jobs.bench.rounds import tell
 from jobs.bench.subject import Options
 from jobs.preflight import Ready, check
 from jobs.run import Actors, actors, run
@@ -109,6 +110,9 @@ class Cost:
     def steps_us(self) -> float:
         """The same without Ray Data."""
         return self.steps_s / self.assets * 1e6
+
+    def __str__(self) -> str:
+        return f"{self.assets:,} assets {self.each_us:.0f} us each, without Ray Data {self.steps_us:.0f}"
 
 
 def write(folder: Path, count: int) -> None:
@@ -246,7 +250,10 @@ def measure(options: Options) -> Found:
     counts = [*(count for count in COUNTS if count < (options.assets or MOST)), options.assets or MOST]
     with tempfile.TemporaryDirectory() as folder, session(Console(quiet=True)):
         costs(Path(folder), [])  # warm up
-        done = [costs(Path(folder), counts) for _ in range(options.pairs)]
+        done = list[list[Cost]]()
+        for number in range(1, options.pairs + 1):
+            done.append(costs(Path(folder), counts))
+            tell(number, options.pairs, ", ".join(map(str, done[-1])))
     said = (
         f"JPEGs of {SIDES[0]} to {SIDES[1] - 1} pixels a side, seed {SEED}, demo checkpoint, local disk; CPU time of "
         f"all processes, without the start of a run, decoding and cutting, medians of {options.pairs} rounds"

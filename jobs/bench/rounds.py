@@ -53,8 +53,10 @@ def rounds(
             taken[name].append(now() - begun)
         last = {name: own[-1] for name, own in taken.items()}
         if sum(last.values()) > LONG_S:
-            told = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in last.items())
-            Console(stderr=True, soft_wrap=True, highlight=False).print(
-                f"  round {number} of {count}: {told}"
-            )
+            tell(number, count, ", ".join(f"{name} {seconds:.1f} s" for name, seconds in last.items()))
     return Rounds(made, {name: tuple(own) for name, own in taken.items()})
+
+
+def tell(number: int, count: int, found: str) -> None:
+    """What a round of so many found, on standard error."""
+    Console(stderr=True, soft_wrap=True, highlight=False).print(f"  round {number} of {count}: {found}")
