@@ -108,6 +108,6 @@ def cpu_s() -> float:
 
 
 def own_s() -> float:
-    """CPU seconds until now of this process, and of those it started that have ended."""
+    """CPU seconds until now of this process, and of those it started that have ended: without Ray's, which go on."""
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + ended.ru_utime + ended.ru_stime

@@ -6,7 +6,7 @@ Taken off are what a run over one asset takes (once a run, processes start and i
 the same pictures takes in this process. Ray itself is started before, once for all runs, and one run warms it up.
 
 The start of a run takes 20 s of CPU, give or take one, in which the work on 1,000 assets is lost. So the same runs are
-made without Ray Data, too, their steps one after the other in this process: what starts there takes half a second.
+made without Ray Data, too, their steps one after the other in this process: what starts there, two decoders, takes one second.
 """
 
 from __future__ import annotations
@@ -193,9 +193,8 @@ def _taken(folder: Path, count: int) -> _Taken:
         jobs = (read(JOB.format(folder=shards, output=Path(place) / f"{i}")) for i in itertools.count())
         ready = check(next(jobs))
         whole, times = spent_on(ready), 1 if count >= LONG else TIMES
-        pairs = [
-            (steps_s(check(next(jobs))), pixels_s(shards, ready.geometry)) for _ in range(times)
-        ]  # in turns: in the seconds between, the machine's pace changes by a tenth
+        # In turns: the machine's pace changes by a tenth within seconds.
+        pairs = [(steps_s(check(next(jobs))), pixels_s(shards, ready.geometry)) for _ in range(times)]
         steps = statistics.median(steps - pixels for steps, pixels in pairs)
         return _Taken(whole, steps, statistics.median(pixels for _, pixels in pairs))
 

@@ -35,7 +35,7 @@ from jobs.bench.work import MOST, natural, work
 from jobs.cli import main
 from jobs.preflight import check, placed
 from pipeline import config, flow
-from pipeline.config import MIB, ModelConfig, read
+from pipeline.config import MIB, ModelConfig
 from pipeline.errors import ConfigError, RunError
 from pipeline.footprint import BYTES
 from pipeline.roofline import prefill_flops, vision_flops
@@ -125,7 +125,7 @@ def test_the_framework_is_measured_beside_pixels_and_start(tmp_path: Path, ray_l
 @pytest.mark.slow
 def test_the_steps_in_one_process_publish_a_row_for_every_asset(tmp_path: Path, ray_local: None) -> None:
     framework.write(tmp_path / "in", 3)
-    ready = check(read(framework.JOB.format(folder=tmp_path / "in", output=tmp_path / "out")))
+    ready = check(config.read(framework.JOB.format(folder=tmp_path / "in", output=tmp_path / "out")))
 
     published = in_process.run(ready, framework.made_of(ready))
 
