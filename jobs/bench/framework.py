@@ -6,7 +6,7 @@ Taken off are what a run over one asset takes (once a run, processes start and i
 the same pictures takes in this process. Ray itself is started before, once for all runs, and one run warms it up.
 
 The start of a run takes 20 s of CPU, give or take one, in which the work on 1,000 assets is lost. So the same runs are
-made without Ray Data, too, their steps one after the other in this process: what starts there, two decoders, takes one second.
+made without Ray Data, too, their steps one after the other in this process: what starts there takes one second.
 """
 
 from __future__ import annotations
