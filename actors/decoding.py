@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from actors import slots
-from actors.kernels import Dtypes
+from actors.kernels import Adapted
 from actors.slots import Pass, Place
 from actors.trimming import trim_text
 from actors.vision import Model
@@ -33,12 +33,12 @@ class Branches:
 class Decoder:
     """The language model of a loaded checkpoint, whose attention is `actors.slots` from now on.
 
-    Tokens go through it in `dtypes`, where it can take others than its own (`actors.kernels`).
+    Tokens go through it as it was `adapted` (`actors.kernels`), where it was.
     """
 
-    def __init__(self, model: Model, dtypes: Dtypes | None = None) -> None:
+    def __init__(self, model: Model, adapted: Adapted | None = None) -> None:
         self._model = model
-        self._dtypes = dtypes or Dtypes(model.dtype, model.dtype)
+        self._adapted = adapted or Adapted(model.dtype, model.dtype)
         self._text = model.model.language_model
         self._eager = self._text.config._attn_implementation == "eager"
         self._text.set_attn_implementation(slots.NAME)
@@ -64,26 +64,28 @@ class Decoder:
             slot.block.held[slot.index] = 0
         shared = [(group, own) for group, own in zip(groups, into, strict=True) if len(group.prefix)]
         if shared:
-            self._run([own[0] for _, own in shared], [group.prefix for group, _ in shared], self._dtypes.many)
+            self._run(
+                [own[0] for _, own in shared], [group.prefix for group, _ in shared], self._adapted.many
+            )
         for _, (first, *others) in shared:
             for other in others:
                 slots.copy(first, other)
         return self._run(
             [slot for own in into for slot in own],
             [suffix for group in groups for suffix in group.suffixes],
-            self._dtypes.many,
+            self._adapted.many,
         )
 
     @torch.inference_mode()
     def step(self, running: Sequence[Place], tokens: Sequence[int]) -> Tensor:
         """Logits (slots, vocabulary) after one more token in each of these slots, those of a block side by side."""
         ids = torch.tensor(tokens, device=self._model.device)
-        return self._run(running, self._model.get_input_embeddings()(ids).split(1), self._dtypes.few)
+        return self._run(running, self._model.get_input_embeddings()(ids).split(1), self._adapted.few)
 
     def _run(self, into: Sequence[Place], inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """float32 logits after the last token of each of `inputs`, (tokens, width), which join these slots."""
         packed = torch.cat(list(inputs)).to(dtype)
-        this = Pass(into, [len(own) for own in inputs], eager=self._eager)
+        this = Pass(into, [len(own) for own in inputs], eager=self._eager, products=self._adapted.products)
         hidden = self._text(
             inputs_embeds=packed[None],
             position_ids=torch.tensor([self._positions(this)], device=packed.device),
@@ -93,7 +95,7 @@ class Decoder:
         this.done()
         if len(hidden) > len(into):  # the last layer is not trimmed
             hidden = hidden[this.last()]
-        logits: Tensor = self._model.get_output_embeddings()(hidden.to(self._dtypes.few))
+        logits: Tensor = self._model.get_output_embeddings()(hidden.to(self._adapted.few))
         return logits.to(self._model.device, torch.float32)
 
     def _positions(self, this: Pass) -> Sequence[int]:

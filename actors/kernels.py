@@ -13,26 +13,43 @@ so much that what is better is measured, in about a second.
 - A step of decoding multiplies few rows by every weight of the language model. MKL, which torch takes for float32,
   reads them at a quarter of the memory's rate: 8 rows by 448 x 152,000 take 66 ms on that EPYC, oneDNN 40, and 18 from
   weights in the layout it would have them in. These packed weights are a second copy, so they are an option.
+- For products of 16 bits torch asks oneDNN, too, which lays out the weights anew in every call. On an EPYC with
+  AVX512-BF16 that step takes 14 ms and 6 from packed weights, and 5,103 x 576 by 576 x 576 reaches 308 and 390 GFLOP/s:
+  there all layers are packed, those of the vision tower too.
+- Where products of 16 bits are that fast, attention is faster as two of them (`actors.attention`).
 """
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import gelu, linear, silu
+from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers.activations import GELUTanh, SiLUActivation
 
+from actors import attention
+
 MANY = 512  # rows: with fewer, laying out the weights costs what it saves; each number of rows is a kernel to make
-FEW = 64  # rows of a step at most; each number of rows is a kernel, and where memory ends, oneDNN crashes making one
+# Rows of float32 at most that oneDNN multiplies in place of MKL: each number of rows is a kernel, and where memory
+# ends, oneDNN crashes making one. For 16 bits torch has it make them anyway.
+FEW = 64
 STEP = 8  # rows that are multiplied to see what is faster
 SIDE = 1024  # of the matrices that are multiplied to see what is faster: 10 ms with many rows
+SEEN = (
+    2,
+    8,
+    729,
+    72,
+)  # crops, heads, patches and width of the attention that is computed to see what is faster
 TIMES, ENOUGH_S = 5, 0.1  # of each way to compute something: so often, or until so many seconds have passed
 CLEARLY = 0.9  # of the time: what gains less may be chosen today and not tomorrow, and rounds otherwise
 # What torch computes, and what oneDNN calls its algorithm, by oneDNN's names.
@@ -40,41 +57,46 @@ ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "gelu": (partial(gelu, approximate="tanh"), "tanh"),
     "swish": (silu, ""),
 }
+Weights = tuple[Tensor, Tensor | None]  # a layer's, and its bias
+Packed = Mapping[nn.Module, Weights]  # in oneDNN's layout, by layer
+NONE: Packed = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
-class Dtypes:
-    """What tokens shall come in: the `many` of a prompt, and the `few` of a step."""
+class Adapted:
+    """How tokens shall be computed: the dtypes of the `many` of a prompt and the `few` of a step, and whether
+    attention is `products`."""
 
     many: torch.dtype
     few: torch.dtype
+    products: bool = False
 
 
-def adapt(model: Any, packed: bool) -> Dtypes:
+def adapt(model: Any, pack: bool) -> Adapted:
     """Let the model on this device compute as it does best there.
 
-    With `packed`, a second copy of the language model's weights may be made, in float32.
+    With `pack`, a second copy of weights may be made: in float32 of the language model's, in 16 bits of all.
     """
     own: torch.dtype = model.dtype
     if model.device.type != "cpu" or getattr(model, "is_quantized", False):
-        return Dtypes(own, own)
+        return Adapted(own, own)
+    eye = [model.model.vision_tower, model.model.multi_modal_projector]
     text = [model.model.language_model, model.get_output_embeddings()]
-    parts = [model.model.vision_tower, model.model.multi_modal_projector, *text]
     many = torch.float32 if own != torch.float32 and _slower(own) else own
     if many != own:
-        for part in parts:
+        for part in (*eye, *text):
             widen(part, many)
-    kinds = [kind for kind in ACTIVATIONS if fuses(many) and _gains(kind, many)]
-    for module in (module for part in parts for module in part.modules()):
+    packed, few = NONE, own
+    if fuses(many) and (pack or own == many == torch.float32) and _steps_gain(many, pack):
+        packed, few = quicken(text if many == torch.float32 else [*eye, *text], many, pack), many
+    kinds = [kind for kind in ACTIVATIONS if fuses(many) and _gains(kind, many, bool(packed))]
+    for module in (module for part in (*eye, *text) for module in part.modules()):
         if _kind(module) in kinds:
-            fuse(module, many)
-    if many != torch.float32 or not (packed or own == many) or not fuses(many) or not _steps_gain(packed):
-        return Dtypes(many, own)
-    layers = [module for part in text for module in part.modules() if isinstance(module, nn.Linear)]
-    # Largest first: what one was converted in, the next of its size is made in. Else what is left between them adds up.
-    for layer in sorted(layers, key=lambda layer: layer.weight.numel(), reverse=True):
-        quicken(layer, packed)
-    return Dtypes(many, many)
+            fuse(module, many, packed)
+    products = model.config._attn_implementation == "sdpa" and many != torch.float32 and _products_gain(many)
+    if products:
+        model.model.vision_tower.set_attn_implementation(attention.NAME)
+    return Adapted(many, few, products)
 
 
 def _slower(dtype: torch.dtype) -> bool:
@@ -84,21 +106,33 @@ def _slower(dtype: torch.dtype) -> bool:
     return _seconds(lambda: linear(*narrow)) > _seconds(lambda: linear(rows, weight))
 
 
-def _gains(kind: str, dtype: torch.dtype) -> bool:
+def _gains(kind: str, dtype: torch.dtype, pack: bool) -> bool:
     """Whether a product with this activation takes clearly less time in one call."""
     (plain, algorithm), rows = ACTIVATIONS[kind], torch.randn(MANY, SIDE).to(dtype)
     weight = torch.randn(2 * SIDE, SIDE).to(dtype)
     apart_s = _seconds(lambda: plain(linear(rows, weight)))
     one = torch.ops.mkldnn._linear_pointwise
-    return _seconds(lambda: one(rows, weight, None, kind, [], algorithm)) < CLEARLY * apart_s
+    held = torch.ops.mkldnn._reorder_linear_weight(weight) if pack else weight
+    return _seconds(lambda: one(rows, held, None, kind, [], algorithm)) < CLEARLY * apart_s
 
 
-def _steps_gain(packed: bool) -> bool:
-    """Whether a product of few rows in float32 takes clearly less time by `quicken`."""
-    layer, rows = nn.Linear(4 * SIDE, 4 * SIDE, bias=False), torch.randn(STEP, 4 * SIDE)
+def _steps_gain(dtype: torch.dtype, pack: bool) -> bool:
+    """Whether a product of few rows takes clearly less time by `quicken`."""
+    layer, rows = (
+        nn.Linear(4 * SIDE, 4 * SIDE, bias=False, dtype=dtype),
+        torch.randn(STEP, 4 * SIDE).to(dtype),
+    )
     before = _seconds(lambda: layer(rows))
-    quicken(layer, packed)
+    quicken([layer], dtype, pack)
     return _seconds(lambda: layer(rows)) < CLEARLY * before
+
+
+def _products_gain(dtype: torch.dtype) -> bool:
+    """Whether a vision tower's attention takes clearly less time as products."""
+    crops, heads, patches, width = SEEN
+    given = torch.randn(crops, patches, heads, width).to(dtype).transpose(1, 2)
+    fused_s = _seconds(lambda: sdpa(given, given, given))
+    return _seconds(lambda: attention.dense(given, given, given, width**-0.5)) < CLEARLY * fused_s
 
 
 def _seconds(compute: Callable[[], Tensor]) -> float:
@@ -146,8 +180,9 @@ def fuses(dtype: torch.dtype) -> bool:
     return True
 
 
-def fuse(module: Any, dtype: torch.dtype) -> bool:
-    """Give the MLPs of SigLIP, and of Qwen2, Llama and their like, another forward pass for many rows of this dtype.
+def fuse(module: Any, dtype: torch.dtype, packed: Packed = NONE) -> bool:
+    """Give the MLPs of SigLIP, and of Qwen2, Llama and their like, another forward pass for many rows of this dtype,
+    or, of `packed` layers, for as many as these take.
 
     Whether it is such an MLP.
     """
@@ -155,33 +190,55 @@ def fuse(module: Any, dtype: torch.dtype) -> bool:
         return False
     fused = _gelu_mlp if kind == "gelu" else _gated_mlp
     plain: Callable[[Tensor], Tensor] = module.forward
+    most = _most(dtype) if all(layer in packed for layer in _layers([module])) else 0
 
     def forward(given: Tensor) -> Tensor:
         rows = given.flatten(0, -2)
-        if given.dtype != dtype or len(rows) < MANY:
+        if given.dtype != dtype or most < len(rows) < MANY:
             return plain(given)
-        return fused(module, rows).view(given.shape)
+        return fused(module, rows, packed).view(given.shape)
 
     module.forward = forward
     return True
 
 
-def quicken(layer: Any, packed: bool) -> None:
-    """Let oneDNN multiply `FEW` rows of float32, or fewer, by `packed` weights or as they are."""
+def quicken(parts: Iterable[nn.Module], dtype: torch.dtype, pack: bool) -> dict[nn.Module, Weights]:
+    """Let oneDNN multiply rows of `dtype`, of float32 at most `FEW`, by the packed weights of linear layers, which are
+    returned; or as they are."""
+    # Largest first: what one was converted in, the next of its size is made in. Else what is left between them adds up.
+    layers = sorted(_layers(parts), key=lambda layer: layer.weight.numel(), reverse=True)
+    made = {layer: _quickened(layer, dtype, pack) for layer in layers}
+    return made if pack else {}
+
+
+def _quickened(layer: Any, dtype: torch.dtype, pack: bool) -> Weights:
     plain: Callable[[Tensor], Tensor] = layer.forward
-    weight = layer.weight.detach().float()
-    bias = None if layer.bias is None else layer.bias.detach().float()
-    if packed:
+    most = _most(dtype)
+    weight = layer.weight.detach().to(dtype)
+    bias = None if layer.bias is None else layer.bias.detach().to(dtype)
+    if pack:
         weight = torch.ops.mkldnn._reorder_linear_weight(weight)
 
     def forward(given: Tensor) -> Tensor:
         rows = given.flatten(0, -2)
-        if given.dtype != torch.float32 or len(rows) > FEW:
+        if given.dtype != dtype or len(rows) > most:
             return plain(given)
         found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
         return found.view(*given.shape[:-1], -1)
 
     layer.forward = forward
+    return weight, bias
+
+
+def _most(dtype: torch.dtype) -> int:
+    """Rows that oneDNN multiplies by packed weights."""
+    return FEW if dtype == torch.float32 else sys.maxsize
+
+
+def _layers(parts: Iterable[nn.Module]) -> list[nn.Linear]:
+    """Each linear layer in them once."""
+    found = (module for part in parts for module in part.modules() if isinstance(module, nn.Linear))
+    return [*dict.fromkeys(found)]
 
 
 def _kind(module: Any) -> str:
@@ -193,20 +250,22 @@ def _kind(module: Any) -> str:
     return ""
 
 
-def _gelu_mlp(own: Any, rows: Tensor) -> Tensor:
-    inner = torch.ops.mkldnn._linear_pointwise(rows, *_weights(own.fc1, rows), "gelu", [], "tanh")
+def _gelu_mlp(own: Any, rows: Tensor, packed: Packed) -> Tensor:
+    inner = torch.ops.mkldnn._linear_pointwise(rows, *_weights(own.fc1, rows, packed), "gelu", [], "tanh")
     found: Tensor = own.fc2(inner)
     return found
 
 
-def _gated_mlp(own: Any, rows: Tensor) -> Tensor:
-    gate = torch.ops.mkldnn._linear_pointwise(rows, *_weights(own.gate_proj, rows), "swish", [], "")
-    inner = torch.ops.mkldnn._linear_pointwise(rows, gate, *_weights(own.up_proj, rows), "mul")
+def _gated_mlp(own: Any, rows: Tensor, packed: Packed) -> Tensor:
+    gate = torch.ops.mkldnn._linear_pointwise(rows, *_weights(own.gate_proj, rows, packed), "swish", [], "")
+    inner = torch.ops.mkldnn._linear_pointwise(rows, gate, *_weights(own.up_proj, rows, packed), "mul")
     found: Tensor = own.down_proj(inner)
     return found
 
 
-def _weights(layer: Any, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Weights and bias in the dtype of `rows`."""
+def _weights(layer: Any, rows: Tensor, packed: Packed) -> Weights:
+    """Those that are packed, or the layer's in the dtype of `rows`."""
+    if layer in packed:
+        return packed[layer]
     bias = layer.bias
     return layer.weight.to(rows.dtype), bias if bias is None else bias.to(rows.dtype)

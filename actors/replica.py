@@ -23,7 +23,7 @@ from actors.captioner import OutOfMemory
 from actors.compiling import compile_layers
 from actors.decoding import Branches, Decoder
 from actors.engine import Call, Engine, Group
-from actors.kernels import Dtypes
+from actors.kernels import Adapted
 from actors.loading import chat_template, device, load_model
 from actors.meter import Meter
 from actors.sampling import Choice, Ending, Opening, Spoken, seed_of
@@ -83,11 +83,11 @@ class Replica:
         # the cores, all are woken later: with the engine's and the main thread's, up to 1.4 x the time on two cores.
         with ThreadPoolExecutor(1, "loading") as aside:
             self._model: Any = aside.submit(load_model, model, Path(folder), gpus).result()
-            self._dtypes = aside.submit(_quickened, self._model, model.compiled, packed > 0).result()
+            self._adapted = aside.submit(_quickened, self._model, model.compiled, packed > 0).result()
         self._geometry = geometry
         self._room = _room(self._model, max_new_tokens)
         self._vision = Vision(self._model, geometry, self._of_many(fit.CROPS_PER_PASS))
-        self._decoder = decoder(self._model, self._dtypes)
+        self._decoder = decoder(self._model, self._adapted)
         self._stop = _stop(self._model, self._tokenizer)
         self._engines = dict[GenerationConfig, Engine[Branches, Opening, Spoken]]()
         self._making, self._tokenizing = Lock(), Lock()  # a tokenizer is one thread's at a time
@@ -165,7 +165,7 @@ class Replica:
     def _of_many(self, count: int) -> int:
         """`count`, or so many that in the dtype of many they take no more memory than `count` in the model's."""
         own: torch.dtype = self._model.dtype
-        return count * own.itemsize // self._dtypes.many.itemsize
+        return count * own.itemsize // self._adapted.many.itemsize
 
     def _choice(self, settings: GenerationConfig) -> Choice:
         return Choice(settings, self._ending(settings), self._model.device)
@@ -234,12 +234,12 @@ def load(
     return Replica(model, str(checkpoint.fetch(model)), geometry, max_new_tokens, gpus, decoder)
 
 
-def _quickened(model: Any, compiled: bool, packed: bool) -> Dtypes:
+def _quickened(model: Any, compiled: bool, packed: bool) -> Adapted:
     """The model made fast on its device, and what it is best given."""
     if not compiled:
         return kernels.adapt(model, packed)
     compile_layers(model)
-    return Dtypes(model.dtype, model.dtype)
+    return Adapted(model.dtype, model.dtype)
 
 
 def _keep_to_share(gpus: float) -> None:

@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
+from actors.attention import causal
 from pipeline.batching import Slot
 
 NAME = "captionmill_packed"
@@ -94,11 +95,13 @@ class _Places:
 class Pass:
     """Which tokens of one pass belong to which slot: `lengths[i]` of them, in order, join `slots[i]`.
 
-    Where all are 1, the slots of a block are side by side.
+    Where all are 1, the slots of a block are side by side. Attention is `eager`, or, where no window ends, `products`.
     """
 
-    def __init__(self, slots: Sequence[Place], lengths: Sequence[int], *, eager: bool) -> None:
-        self._slots, self._lengths, self._eager = slots, lengths, eager
+    def __init__(
+        self, slots: Sequence[Place], lengths: Sequence[int], *, eager: bool, products: bool = False
+    ) -> None:
+        self._slots, self._lengths, self._eager, self._products = slots, lengths, eager, products
         self._before = [slot.block.held[slot.index] for slot in slots]
         self._made: dict[tuple[Slots, torch.device, int | None], _Places] = {}
 
@@ -126,7 +129,28 @@ class Pass:
                 parts = zip(blocks, asked.split([len(own) for _, own in blocks]), strict=True)
                 return torch.cat([self._step(layer, block, part) for (block, _), part in parts], dim=1)
             segments = zip(self._slots, self._before, asked.split(self._lengths), strict=True)
-            return torch.cat([_segment(layer, *segment) for segment in segments], dim=2).transpose(1, 2)
+            return torch.cat([self._segment(layer, *segment) for segment in segments], dim=1)
+
+    def _segment(self, layer: int, slot: Place, before: int, asked: Asked) -> Tensor:
+        """One sequence goes on by some tokens: each sees itself and those before it. (1, tokens, heads, width)."""
+        query, scale = asked.query, asked.scale
+        held = [own[slot.index] for own in slot.block.layer(layer, asked.key)]
+        end = before + query.shape[2]
+        for own, new in zip(held, (asked.key, asked.value), strict=True):
+            own[:, before:end] = new[0]
+        keys, values = (
+            (own[None, :, :end].to(query.dtype) for own in held) if before else (asked.key, asked.value)
+        )
+        windowless = asked.window is None or end <= asked.window
+        if windowless and self._products:
+            return causal(query, keys, values, scale)
+        times = query.shape[1] // keys.shape[1]
+        keys, values = _repeated(keys, times), _repeated(values, times)
+        if windowless and not before:  # no mask: the fastest kernels
+            return sdpa(query, keys, values, is_causal=True, scale=scale).transpose(1, 2)
+        at = torch.arange(end, device=query.device)
+        mask = _seen(at, at[before:, None], asked.window)
+        return sdpa(query, keys, values, attn_mask=mask, scale=scale).transpose(1, 2)
 
     def _step(self, layer: int, block: Slots, asked: Asked) -> Tensor:
         """Sequences of one block go on by one token: the heads that share keys and values are rows of one query."""
@@ -149,6 +173,14 @@ class Pass:
             own = [slot.index for slot in self._slots if slot.block is block]
             self._made[block, device, window] = _places(own, [block.held[i] for i in own], device, window)
         return self._made[block, device, window]
+
+
+def _places(self, block: Slots, device: torch.device, window: int | None) -> _Places:
+    """Made once for all layers."""
+    if (block, device, window) not in self._made:
+        own = [slot.index for slot in self._slots if slot.block is block]
+        self._made[block, device, window] = _places(own, [block.held[i] for i in own], device, window)
+    return self._made[block, device, window]
 
 
 def _segment(layer: int, slot: Place, before: int, asked: Asked) -> Tensor:
