@@ -21,11 +21,11 @@ so much that what is better is measured, in about a second.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -50,13 +50,9 @@ SEEN = (
     729,
     72,
 )  # crops, heads, patches and width of the attention that is computed to see what is faster
-TIMES, ENOUGH_S = 5, 0.1  # of each way to compute something: so often, or until so many seconds have passed
+TIMES, ENOUGH_S = 5, 0.3  # of each way to compute something: so often, or until so many seconds have passed
 CLEARLY = 0.9  # of the time: what gains less may be chosen today and not tomorrow, and rounds otherwise
-# What torch computes, and what oneDNN calls its algorithm, by oneDNN's names.
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
-    "gelu": (partial(gelu, approximate="tanh"), "tanh"),
-    "swish": (silu, ""),
-}
+GELU, GATED = "gelu", "gated"  # MLPs: of two layers with a GELU between them, and of three with a SiLU
 Weights = tuple[Tensor, Tensor | None]  # a layer's, and its bias
 Packed = Mapping[nn.Module, Weights]  # in oneDNN's layout, by layer
 NONE: Packed = MappingProxyType({})
@@ -86,14 +82,21 @@ def adapt(model: Any, pack: bool) -> Adapted:
     if many != own:
         for part in (*eye, *text):
             widen(part, many)
+    narrow = (
+        many != torch.float32
+    )  # oneDNN multiplies 16 bits either way: laid out before, and with what follows
     packed, few = NONE, own
-    if fuses(many) and (pack or own == many == torch.float32) and _steps_gain(many, pack):
-        packed, few = quicken(text if many == torch.float32 else [*eye, *text], many, pack), many
-    kinds = [kind for kind in ACTIVATIONS if fuses(many) and _gains(kind, many, bool(packed))]
-    for module in (module for part in (*eye, *text) for module in part.modules()):
+    if fuses(many) and (pack if narrow else (pack or own == many) and _steps_gain(pack)):
+        packed, few = quicken([*eye, *text] if narrow else text, many, pack), many
+    mlps = [module for part in (*eye, *text) for module in part.modules() if _kind(module)]
+    first = {_kind(module): module for module in reversed(mlps)}
+    kinds = {
+        kind for kind, own in first.items() if fuses(many) and (narrow or _gains(kind, own, bool(packed)))
+    }
+    for module in mlps:
         if _kind(module) in kinds:
             fuse(module, many, packed)
-    products = model.config._attn_implementation == "sdpa" and many != torch.float32 and _products_gain(many)
+    products = model.config._attn_implementation == "sdpa" and narrow and _products_gain(many)
     if products:
         model.model.vision_tower.set_attn_implementation(attention.NAME)
     return Adapted(many, few, products)
@@ -103,47 +106,54 @@ def _slower(dtype: torch.dtype) -> bool:
     """Whether products of many rows take longer in this dtype than in float32."""
     rows, weight = torch.randn(MANY, SIDE), torch.randn(SIDE, SIDE)
     narrow = rows.to(dtype), weight.to(dtype)
-    return _seconds(lambda: linear(*narrow)) > _seconds(lambda: linear(rows, weight))
+    return _share(lambda: linear(*narrow), lambda: linear(rows, weight)) > 1
 
 
-def _gains(kind: str, dtype: torch.dtype, pack: bool) -> bool:
-    """Whether a product with this activation takes clearly less time in one call."""
-    (plain, algorithm), rows = ACTIVATIONS[kind], torch.randn(MANY, SIDE).to(dtype)
-    weight = torch.randn(2 * SIDE, SIDE).to(dtype)
-    apart_s = _seconds(lambda: plain(linear(rows, weight)))
-    one = torch.ops.mkldnn._linear_pointwise
-    held = torch.ops.mkldnn._reorder_linear_weight(weight) if pack else weight
-    return _seconds(lambda: one(rows, held, None, kind, [], algorithm)) < CLEARLY * apart_s
+def _gains(kind: str, like: Any, pack: bool) -> bool:
+    """Whether what such an MLP begins with takes clearly less time in float32 where products end with what follows."""
+    first: nn.Linear = like.fc1 if kind == GELU else like.gate_proj
+    rows = torch.randn(4 * MANY, first.in_features)
+    weight = torch.randn(min(first.out_features, 2 * SIDE), first.in_features)
+    own: Weights = torch.ops.mkldnn._reorder_linear_weight(weight) if pack else weight, None
+    if kind == GELU:
+        share = _share(lambda: _gelu(rows, own), lambda: gelu(linear(rows, weight), approximate="tanh"))
+    else:
+        share = _share(
+            lambda: _gated(rows, own, own), lambda: silu(linear(rows, weight)) * linear(rows, weight)
+        )
+    return share < CLEARLY
 
 
-def _steps_gain(dtype: torch.dtype, pack: bool) -> bool:
-    """Whether a product of few rows takes clearly less time by `quicken`."""
-    layer, rows = (
-        nn.Linear(4 * SIDE, 4 * SIDE, bias=False, dtype=dtype),
-        torch.randn(STEP, 4 * SIDE).to(dtype),
-    )
-    before = _seconds(lambda: layer(rows))
-    quicken([layer], dtype, pack)
-    return _seconds(lambda: layer(rows)) < CLEARLY * before
+def _steps_gain(pack: bool) -> bool:
+    """Whether a product of few rows of float32 takes clearly less time by `quicken`."""
+    layer, rows = nn.Linear(4 * SIDE, 4 * SIDE, bias=False), torch.randn(STEP, 4 * SIDE)
+    plain = layer.forward
+    quicken([layer], torch.float32, pack)
+    return _share(lambda: layer(rows), lambda: plain(rows)) < CLEARLY
 
 
 def _products_gain(dtype: torch.dtype) -> bool:
     """Whether a vision tower's attention takes clearly less time as products."""
     crops, heads, patches, width = SEEN
-    given = torch.randn(crops, patches, heads, width).to(dtype).transpose(1, 2)
-    fused_s = _seconds(lambda: sdpa(given, given, given))
-    return _seconds(lambda: attention.dense(given, given, given, width**-0.5)) < CLEARLY * fused_s
+    own = torch.randn(crops, patches, heads, width).to(dtype).transpose(1, 2)
+    share = _share(lambda: attention.dense(own, own, own, width**-0.5), lambda: sdpa(own, own, own))
+    return share < CLEARLY
 
 
-def _seconds(compute: Callable[[], Tensor]) -> float:
-    """Of the fastest of some times, after one that is not counted."""
-    compute()
-    found, until = list[float](), time.perf_counter() + ENOUGH_S
-    while not found or (len(found) < TIMES and time.perf_counter() < until):
-        begun = time.perf_counter()
-        compute()
-        found.append(time.perf_counter() - begun)
-    return min(found)
+def _share(one: Callable[[], Tensor], other: Callable[[], Tensor]) -> float:
+    """The time of `one` by that of the other: of the fastest of some times, by turns, after one that is not counted."""
+    fastest, until = [math.inf, math.inf], math.inf
+    for number in range(TIMES + 1):
+        if number == 1:
+            until = time.perf_counter() + ENOUGH_S
+        for which, compute in enumerate((one, other)):
+            begun = time.perf_counter()
+            compute()
+            if number:
+                fastest[which] = min(fastest[which], time.perf_counter() - begun)
+        if time.perf_counter() > until:
+            break
+    return fastest[0] / fastest[1]
 
 
 def widen(part: nn.Module, dtype: torch.dtype) -> None:
@@ -188,7 +198,7 @@ def fuse(module: Any, dtype: torch.dtype, packed: Packed = NONE) -> bool:
     """
     if not (kind := _kind(module)):
         return False
-    fused = _gelu_mlp if kind == "gelu" else _gated_mlp
+    fused = _gelu_mlp if kind == GELU else _gated_mlp
     plain: Callable[[Tensor], Tensor] = module.forward
     most = _most(dtype) if all(layer in packed for layer in _layers([module])) else 0
 
@@ -206,7 +216,7 @@ def quicken(parts: Iterable[nn.Module], dtype: torch.dtype, pack: bool) -> dict[
     """Let oneDNN multiply rows of `dtype`, of float32 at most `FEW`, by the packed weights of linear layers, which are
     returned; or as they are."""
     # Largest first: what one was converted in, the next of its size is made in. Else what is left between them adds up.
-    layers = sorted(_layers(parts), key=lambda layer: layer.weight.numel(), reverse=True)
+    layers = sorted(_layers(parts), key=_parameters, reverse=True)
     made = {layer: _quickened(layer, dtype, pack) for layer in layers}
     return made if pack else {}
 
@@ -235,31 +245,44 @@ def _most(dtype: torch.dtype) -> int:
     return FEW if dtype == torch.float32 else sys.maxsize
 
 
-def _layers(parts: Iterable[nn.Module]) -> list[nn.Linear]:
+def _parameters(layer: Any) -> int:
+    return int(layer.weight.numel())
+
+
+def _layers(parts: Iterable[nn.Module]) -> list[nn.Module]:
     """Each linear layer in them once."""
     found = (module for part in parts for module in part.modules() if isinstance(module, nn.Linear))
     return [*dict.fromkeys(found)]
 
 
 def _kind(module: Any) -> str:
-    """Which of the activations an MLP has, "" where a module is no such MLP."""
+    """Which kind of MLP a module is, "" where it is none of them."""
     if hasattr(module, "fc1") and isinstance(getattr(module, "activation_fn", None), GELUTanh):
-        return "gelu"
+        return GELU
     if hasattr(module, "gate_proj") and isinstance(module.act_fn, SiLUActivation | nn.SiLU):
-        return "swish"
+        return GATED
     return ""
 
 
 def _gelu_mlp(own: Any, rows: Tensor, packed: Packed) -> Tensor:
-    inner = torch.ops.mkldnn._linear_pointwise(rows, *_weights(own.fc1, rows, packed), "gelu", [], "tanh")
-    found: Tensor = own.fc2(inner)
+    found: Tensor = own.fc2(_gelu(rows, _weights(own.fc1, rows, packed)))
     return found
 
 
 def _gated_mlp(own: Any, rows: Tensor, packed: Packed) -> Tensor:
-    gate = torch.ops.mkldnn._linear_pointwise(rows, *_weights(own.gate_proj, rows, packed), "swish", [], "")
-    inner = torch.ops.mkldnn._linear_pointwise(rows, gate, *_weights(own.up_proj, rows, packed), "mul")
-    found: Tensor = own.down_proj(inner)
+    gate, up = (_weights(layer, rows, packed) for layer in (own.gate_proj, own.up_proj))
+    found: Tensor = own.down_proj(_gated(rows, gate, up))
+    return found
+
+
+def _gelu(rows: Tensor, own: Weights) -> Tensor:
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, *own, "gelu", [], "tanh")
+    return found
+
+
+def _gated(rows: Tensor, gate: Weights, up: Weights) -> Tensor:
+    activated = torch.ops.mkldnn._linear_pointwise(rows, *gate, "swish", [], "")
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(rows, activated, *up, "mul")
     return found
 
 

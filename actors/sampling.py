@@ -92,11 +92,12 @@ class Choice:
 
     @torch.inference_mode()
     def next(self, slots: Sequence[Hashable], logits: Tensor) -> None:
-        """Choose a token in each slot from float32 `logits`, (slots, vocabulary)."""
+        """Choose a token in each slot from float32 `logits`, (slots, vocabulary), which are its own from now on."""
         own = [self._sequences[slot] for slot in slots]
+        logprobs = logits.log_softmax(-1)
         scores = self._scores(own, logits)
         token = _drawn(own, scores) if self._settings.temperature else scores.argmax(-1)
-        logprob = logits.gather(1, token[:, None])[:, 0] - logits.logsumexp(-1)
+        logprob = logprobs.gather(1, token[:, None])[:, 0]
         for one, *said in zip(own, token.tolist(), logprob.tolist(), strict=True):
             self._say(one, *said)
 
@@ -135,10 +136,9 @@ class Choice:
         if (penalty := self._settings.repetition_penalty) != 1.0:  # as RepetitionPenaltyLogitsProcessor
             seen = torch.stack([_seen(one, logits) for one in own])
             scores = torch.where(seen, torch.where(scores < 0, scores * penalty, scores / penalty), scores)
-        short = [len(one.tokens) < self._settings.min_new_tokens for one in own]
-        if any(short):
-            rows = torch.tensor(short, device=scores.device)
-            scores = torch.where(rows[:, None], scores.index_fill(1, self._stop, -torch.inf), scores)
+        short = [i for i, one in enumerate(own) if len(one.tokens) < self._settings.min_new_tokens]
+        if short:
+            scores[torch.tensor(short, device=scores.device)[:, None], self._stop] = -torch.inf
         for process in self._processors:
             scores = process(scores, scores)  # the first is not looked at
         return scores

@@ -175,31 +175,6 @@ class Pass:
         return self._made[block, device, window]
 
 
-def _places(self, block: Slots, device: torch.device, window: int | None) -> _Places:
-    """Made once for all layers."""
-    if (block, device, window) not in self._made:
-        own = [slot.index for slot in self._slots if slot.block is block]
-        self._made[block, device, window] = _places(own, [block.held[i] for i in own], device, window)
-    return self._made[block, device, window]
-
-
-def _segment(layer: int, slot: Place, before: int, asked: Asked) -> Tensor:
-    """One sequence goes on by some tokens: each sees itself and those before it. (1, heads, tokens, width)."""
-    query, scale = asked.query, asked.scale
-    keys, values = (held[slot.index] for held in slot.block.layer(layer, asked.key))
-    end = before + query.shape[2]
-    keys[:, before:end], values[:, before:end] = asked.key[0], asked.value[0]
-    times = query.shape[1] // asked.key.shape[1]
-    if before == 0 and (asked.window is None or end <= asked.window):  # no mask: the fastest kernels
-        return sdpa(
-            query, _repeated(asked.key, times), _repeated(asked.value, times), is_causal=True, scale=scale
-        )
-    at = torch.arange(end, device=query.device)
-    mask = _seen(at, at[before:, None], asked.window)
-    keys, values = (_repeated(own[None, :, :end].to(query.dtype), times) for own in (keys, values))
-    return sdpa(query, keys, values, attn_mask=mask, scale=scale)
-
-
 def _places(slots: Sequence[int], before: Sequence[int], device: torch.device, window: int | None) -> _Places:
     into, held = torch.tensor(slots, device=device), torch.tensor(before, device=device)
     last = held.new_zeros(max(slots) + 1)  # an idle slot sees its first token

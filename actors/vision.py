@@ -39,6 +39,9 @@ class Vision:
     def __init__(self, model: Model, geometry: Geometry, crops: int = CROPS_PER_PASS) -> None:
         self._model = model.model
         trim_vision(self._model)
+        for module in self._model.vision_tower.modules():
+            if hasattr(module, "patch_embedding"):
+                module.register_forward_hook(_row_by_row)
         self._geometry = geometry
         self._crops = crops
 
@@ -105,6 +108,11 @@ class Vision:
         pictures = frames.view(len(frames), side, side, -1).permute(0, 3, 1, 2).contiguous()
         half = -(-side // 2)
         return interpolate(pictures, (half, half), mode="bilinear").permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _row_by_row(_: Any, __: Any, patches: Tensor) -> Tensor:
+    """A convolution leaves patches column by column, and so would all layers, with a copy before each norm."""
+    return patches.contiguous()
 
 
 def distinct_crops(crops: Pixels) -> Pixels:
