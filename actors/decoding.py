@@ -42,7 +42,7 @@ class Decoder:
         self._text = model.model.language_model
         self._eager = self._text.config._attn_implementation == "eager"
         self._text.set_attn_implementation(slots.NAME)
-        trim_text(self._text)
+        self._trimmed = trim_text(self._text)
 
     def embed(self, input_ids: Sequence[int], placeholder: int, visual: Tensor) -> Tensor:
         """(tokens, width): the embeddings of `input_ids`, with `visual` in place of the placeholder's id."""
@@ -85,7 +85,13 @@ class Decoder:
     def _run(self, into: Sequence[Place], inputs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """float32 logits after the last token of each of `inputs`, (tokens, width), which join these slots."""
         packed = torch.cat(list(inputs)).to(dtype)
-        this = Pass(into, [len(own) for own in inputs], eager=self._eager, products=self._adapted.products)
+        this = Pass(
+            into,
+            [len(own) for own in inputs],
+            eager=self._eager,
+            products=self._adapted.products,
+            trimmed=self._trimmed,
+        )
         hidden = self._text(
             inputs_embeds=packed[None],
             position_ids=torch.tensor([self._positions(this)], device=packed.device),

@@ -96,12 +96,20 @@ class Pass:
     """Which tokens of one pass belong to which slot: `lengths[i]` of them, in order, join `slots[i]`.
 
     Where all are 1, the slots of a block are side by side. Attention is `eager`, or, where no window ends, `products`.
+    Of the layer that is `trimmed`, what each slot's last token takes is read, and nothing else.
     """
 
     def __init__(
-        self, slots: Sequence[Place], lengths: Sequence[int], *, eager: bool, products: bool = False
+        self,
+        slots: Sequence[Place],
+        lengths: Sequence[int],
+        *,
+        eager: bool,
+        products: bool = False,
+        trimmed: int | None = None,
     ) -> None:
-        self._slots, self._lengths, self._eager, self._products = slots, lengths, eager, products
+        self._slots, self._lengths = slots, lengths
+        self._eager, self._products, self._trimmed = eager, products, trimmed
         self._before = [slot.block.held[slot.index] for slot in slots]
         self._made: dict[tuple[Slots, torch.device, int | None], _Places] = {}
 
@@ -141,15 +149,24 @@ class Pass:
         keys, values = (
             (own[None, :, :end].to(query.dtype) for own in held) if before else (asked.key, asked.value)
         )
-        windowless = asked.window is None or end <= asked.window
-        if windowless and self._products:
+        if layer == self._trimmed:
+            found = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
+            found[:, -1:] = self._taken(query[:, :, -1:], keys, values, scale, asked.window)
+            return found
+        return self._taken(query, keys, values, scale, asked.window)
+
+    def _taken(self, query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None) -> Tensor:
+        """What the last tokens take of all: (1, queries, heads, width)."""
+        count, end = query.shape[2], keys.shape[2]
+        windowless = window is None or end <= window
+        if windowless and self._products and count > 1:
             return causal(query, keys, values, scale)
         times = query.shape[1] // keys.shape[1]
         keys, values = _repeated(keys, times), _repeated(values, times)
-        if windowless and not before:  # no mask: the fastest kernels
-            return sdpa(query, keys, values, is_causal=True, scale=scale).transpose(1, 2)
+        if windowless and count in (1, end):  # no mask: the fastest kernels
+            return sdpa(query, keys, values, is_causal=count > 1, scale=scale).transpose(1, 2)
         at = torch.arange(end, device=query.device)
-        mask = _seen(at, at[before:, None], asked.window)
+        mask = _seen(at, at[end - count :, None], window)
         return sdpa(query, keys, values, attn_mask=mask, scale=scale).transpose(1, 2)
 
     def _step(self, layer: int, block: Slots, asked: Asked) -> Tensor:

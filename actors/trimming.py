@@ -1,7 +1,7 @@
 """What layers compute that nobody reads, left out: the same captions, in less time.
 
 - Captions begin with the last token of a prompt. The language model's last layer needs keys and values of all tokens,
-  but the MLP, most of a layer's products, for the last ones only: in a 7B model that is 1/32 of a prompt's products.
+  but attention and the MLP, most of a layer's products, for the last ones only: in a 7B model that is 1/32 of all.
 - LLaVA-NeXT reads the last layer but one of CLIP; transformers computes all 24.
 """
 
@@ -35,15 +35,17 @@ def _same(hidden_states: Tensor, *_: object, **__: object) -> Tensor:
     return hidden_states
 
 
-def trim_text(text: Any) -> None:
-    """Let the last layer end with the last token of each segment of the pass, its keyword `captions`.
+def trim_text(text: Any) -> int | None:
+    """Let the last layer end with the last token of each segment of the pass, its keyword `captions`. Its number.
 
     A layer of other parts is left as it is, and one that accelerate has put on a GPU of several: it has the forward
     pass that carries tensors there.
     """
     layer = text.layers[-1]
-    if {name for name, _ in layer.named_children()} == LAYER and not hasattr(layer, "_hf_hook"):
-        layer.forward = _Ends(layer)
+    if {name for name, _ in layer.named_children()} != LAYER or hasattr(layer, "_hf_hook"):
+        return None
+    layer.forward = _Ends(layer)
+    return len(text.layers) - 1
 
 
 class _Ends:
