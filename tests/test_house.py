@@ -22,6 +22,7 @@ HEAVY = {
     "actors/replica.py",
     "actors/decoding.py",
     "actors/compiling.py",
+    "actors/attention.py",
     "actors/kernels.py",
     "actors/loading.py",
     "actors/sampling.py",

@@ -43,6 +43,24 @@ def test_fused_mlps_compute_what_transformers_does(kind: str) -> None:
 
 
 @torch.inference_mode()
+@pytest.mark.skipif(not kernels.fuses(torch.bfloat16), reason="oneDNN has no bfloat16 here")
+@pytest.mark.parametrize("kind", MLPS)
+@pytest.mark.parametrize("rows", [2, ROWS])
+def test_mlps_of_packed_weights_compute_what_transformers_does(kind: str, rows: int) -> None:
+    mlp = MLPS[kind]().bfloat16()
+    exact = MLPS[kind]()
+    exact.load_state_dict(mlp.state_dict())
+
+    kernels.fuse(mlp, torch.bfloat16, kernels.quicken([mlp], torch.bfloat16, pack=True))
+
+    found = mlp(given(rows, torch.bfloat16))
+    assert found.dtype == torch.bfloat16
+    assert found.float().numpy() == pytest.approx(
+        exact(given(rows, torch.bfloat16).float()).numpy(), abs=0.02
+    )
+
+
+@torch.inference_mode()
 @pytest.mark.skipif(not kernels.fuses(torch.float32), reason="this torch has no oneDNN")
 @pytest.mark.parametrize("packed", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
@@ -50,7 +68,7 @@ def test_few_rows_are_multiplied_as_more_are(packed: bool, bias: bool) -> None:
     layer = nn.Linear(24, 40, bias=bias)
     few, more = layer(given(FEW)), layer(given(FEW + 1))
 
-    kernels.quicken(layer, packed)
+    kernels.quicken([layer], torch.float32, packed)
 
     assert layer(given(FEW)).numpy() == pytest.approx(few.numpy(), abs=1e-6)
     assert torch.equal(layer(given(FEW + 1)), more)
@@ -62,11 +80,27 @@ def test_few_rows_by_packed_weights_of_16_bits_are_multiplied_in_float32() -> No
     layer = nn.Linear(24, 40).bfloat16()
     own = layer(given(5, torch.bfloat16))
 
-    kernels.quicken(layer, packed=True)
+    kernels.quicken([layer], torch.float32, pack=True)
 
     assert torch.equal(layer(given(5, torch.bfloat16)), own)
     exact = nn.functional.linear(given(5), layer.weight.float(), layer.bias.float())
     assert layer(given(5)).numpy() == pytest.approx(exact.numpy(), abs=1e-6)
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(not kernels.fuses(torch.bfloat16), reason="oneDNN has no bfloat16 here")
+@pytest.mark.parametrize("rows", [FEW, FEW + 1])
+def test_rows_of_16_bits_are_multiplied_by_packed_weights_however_many_there_are(rows: int) -> None:
+    layer = nn.Linear(24, 40).bfloat16()
+    exact = nn.functional.linear(
+        given(rows, torch.bfloat16).float(), layer.weight.float(), layer.bias.float()
+    )
+
+    assert list(kernels.quicken([layer, layer], torch.bfloat16, pack=True)) == [layer]
+
+    found = layer(given(rows, torch.bfloat16))
+    assert found.dtype == torch.bfloat16
+    assert found.float().numpy() == pytest.approx(exact.numpy(), abs=0.02)
 
 
 @torch.inference_mode()
