@@ -110,7 +110,7 @@ class Captioner:
         prepared = messages.table_to_prepared(table)
         if self._parts and self._parts.done(prepared.unit.unit_id):
             return messages.done_to_table(prepared.unit)
-        return messages.captioned_to_table(self.caption(prepared))
+        return messages.captioned_to_table(self.caption(prepared), table)
 
     def caption(self, prepared: Prepared) -> Captioned:
         """Answer every sample under every prompt that asks about its kind, or once where none does.

@@ -12,12 +12,12 @@ import pyarrow as pa
 
 from actors.metrics import metered
 from actors.sandbox import Sandbox, Seen
-from pipeline import messages
+from pipeline import messages, schema
 from pipeline.anyres import Geometry
 from pipeline.commit import Parts
 from pipeline.config import ImageConfig, VideoConfig
 from pipeline.errors import MediaError
-from pipeline.index import read_index
+from pipeline.index import read_rows
 from pipeline.read import Bytes, read_assets
 from pipeline.types import (
     Answer,
@@ -76,7 +76,8 @@ class Preprocessor:
         unit, index_uri = messages.table_to_unit(table)
         if self._parts and self._parts.done(unit.unit_id):
             return messages.done_to_table(unit)
-        return messages.prepared_to_table(self.prepare(unit, read_index(index_uri, unit.first, unit.count)))
+        rows = read_rows(index_uri, unit.first, unit.count)
+        return messages.prepared_to_table(self.prepare(unit, schema.table_to_assets(rows)), rows)
 
     def prepare(self, unit: Unit, assets: Sequence[Asset]) -> Prepared:
         """Every asset of the unit (in the unit's order), once: as a sample, or as a problem under all prompts.

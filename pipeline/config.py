@@ -64,7 +64,7 @@ class ModelConfig:
     threads: int = key(0, low=0, help="CPU threads of a replica; 0: its share of three quarters of the cores")
     packed: bool = key(
         True,
-        help="on CPU, where it is faster and an eighth of the memory holds it: a copy of weights to decode from",
+        help="on CPU, where it is faster and an eighth of the memory holds it: a copy of weights to multiply by",
     )
     compiled: bool = key(
         False,

@@ -95,14 +95,17 @@ def batch_tokens(
 def packed_bytes(
     footprint: Footprint, model: ModelConfig, generation: GenerationConfig, memory_bytes: int
 ) -> int:
-    """Of a second copy of the language model's weights, in float32, from which a CPU decodes (`actors.kernels`).
+    """Of a second copy of weights, from which a CPU multiplies (`actors.kernels`): the larger one of those of the
+    language model in float32, and of all in `model`'s dtype.
 
     0 where `model` does without, where it takes more than `PACKED` of the memory, or where a prompt of `longest` has
     no place beside it.
     """
     if not model.packed or model.compiled or model.quantization != "none":
         return 0
-    size = FLOAT32 * (footprint.language.linear + footprint.vocabulary * footprint.text.hidden)
+    text = footprint.language.linear + footprint.vocabulary * footprint.text.hidden
+    whole = text + footprint.vision.linear + footprint.projector.linear
+    size = max(FLOAT32 * text, BYTES[model.dtype] * whole if model.dtype != "float32" else 0)
     beside = needs(footprint, model, generation.max_new_tokens).batch(longest(footprint), 1)
     return size if size <= PACKED * memory_bytes and beside <= _room(memory_bytes - size) else 0
 

@@ -24,7 +24,7 @@ from pipeline.errors import StorageError
 from pipeline.naming import asset_id, digest
 from pipeline.types import Asset, Code, Shard, ShardFormat
 
-__all__ = ["Probe", "asset_id", "digest", "index_name", "index_uri", "read_index", "scan"]
+__all__ = ["Probe", "asset_id", "digest", "index_name", "index_uri", "read_index", "read_rows", "scan"]
 
 VERSION = 3  # of the rules in this module and the scanners; another version never reads an older one's index
 SCANNERS = {
@@ -68,8 +68,13 @@ def index_name(shard: Shard, config: InputConfig, probe_id: str = "") -> str:
 
 
 def read_index(uri: str, first: int, count: int) -> list[Asset]:
+    """Assets [first, first + count) of an index object."""
+    return schema.table_to_assets(read_rows(uri, first, count))
+
+
+def read_rows(uri: str, first: int, count: int) -> pa.Table:
     """Rows [first, first + count) of an index object; only the row groups that hold them are read."""
     with storage.open_read(uri, read_ahead=1 << 18) as stream, pq.ParquetFile(stream) as file:
         groups, skipped = row_groups.groups(file, first, first + count)
         rows: pa.Table = file.read_row_groups(groups, use_threads=False)
-    return schema.table_to_assets(rows.slice(first - skipped, count))
+    return rows.slice(first - skipped, count)
