@@ -24,8 +24,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
@@ -44,12 +45,7 @@ MANY = 512  # rows: with fewer, laying out the weights costs what it saves; each
 FEW = 64
 STEP = 8  # rows that are multiplied to see what is faster
 SIDE = 1024  # of the matrices that are multiplied to see what is faster: 10 ms with many rows
-SEEN = (
-    2,
-    8,
-    729,
-    72,
-)  # crops, heads, patches and width of the attention that is computed to see what is faster
+SEEN = (2, 8, 729, 72)  # crops, heads, patches, width: attention that is computed to see what is faster
 TIMES, ENOUGH_S = 5, 0.3  # of each way to compute something: so often, or until so many seconds have passed
 CLEARLY = 0.9  # of the time: what gains less may be chosen today and not tomorrow, and rounds otherwise
 GELU, GATED = "gelu", "gated"  # MLPs: of two layers with a GELU between them, and of three with a SiLU
@@ -78,28 +74,47 @@ def adapt(model: Any, pack: bool) -> Adapted:
         return Adapted(own, own)
     eye = [model.model.vision_tower, model.model.multi_modal_projector]
     text = [model.model.language_model, model.get_output_embeddings()]
-    many = torch.float32 if own != torch.float32 and _slower(own) else own
-    if many != own:
-        for part in (*eye, *text):
-            widen(part, many)
-    narrow = (
-        many != torch.float32
-    )  # oneDNN multiplies 16 bits either way: laid out before, and with what follows
-    packed, few = NONE, own
-    if fuses(many) and (pack if narrow else (pack or own == many) and _steps_gain(pack)):
-        packed, few = quicken([*eye, *text] if narrow else text, many, pack), many
-    mlps = [module for part in (*eye, *text) for module in part.modules() if _kind(module)]
-    first = {_kind(module): module for module in reversed(mlps)}
-    kinds = {
-        kind for kind, own in first.items() if fuses(many) and (narrow or _gains(kind, own, bool(packed)))
-    }
-    for module in mlps:
-        if _kind(module) in kinds:
-            fuse(module, many, packed)
-    products = model.config._attn_implementation == "sdpa" and narrow and _products_gain(many)
+    wide = own == torch.float32 or _slower(own)
+    return _in_float32(own, eye, text, pack) if wide else _in_16_bits(model, [*eye, *text], pack)
+
+
+def _in_16_bits(model: Any, parts: Sequence[nn.Module], pack: bool) -> Adapted:
+    """oneDNN multiplies them in any case: it has less to do where weights are laid out, and MLPs are fewer calls."""
+    dtype: torch.dtype = model.dtype
+    if fuses(dtype):
+        packed = quicken(parts, dtype, pack=True) if pack else NONE
+        for module in chain(*_mlps(parts).values()):
+            fuse(module, dtype, packed)
+    products = model.config._attn_implementation == "sdpa" and _products_gain(dtype)
     if products:
         model.model.vision_tower.set_attn_implementation(attention.NAME)
-    return Adapted(many, few, products)
+    return Adapted(dtype, dtype, products)
+
+
+def _in_float32(own: torch.dtype, eye: Sequence[nn.Module], text: Sequence[nn.Module], pack: bool) -> Adapted:
+    """oneDNN in place of MKL where that is faster."""
+    dtype, packed, few, parts = torch.float32, NONE, own, [*eye, *text]
+    if own != dtype:
+        for part in parts:
+            widen(part, dtype)
+    if not fuses(dtype):
+        return Adapted(dtype, own)
+    if (pack or own == dtype) and _steps_gain(pack):
+        packed, few = quicken(text, dtype, pack), dtype
+    for kind, mlps in _mlps(parts).items():
+        if _gains(kind, mlps[0], bool(packed)):
+            for module in mlps:
+                fuse(module, dtype, packed)
+    return Adapted(dtype, few)
+
+
+def _mlps(parts: Iterable[nn.Module]) -> dict[str, list[nn.Module]]:
+    """Those that can be fewer calls, by kind."""
+    found = dict[str, list[nn.Module]]()
+    for module in (module for part in parts for module in part.modules()):
+        if kind := _kind(module):
+            found.setdefault(kind, []).append(module)
+    return found
 
 
 def _slower(dtype: torch.dtype) -> bool:
