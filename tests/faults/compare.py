@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from pipeline.publish import snapshot
 
 TABLES = ("captions", "failures")
 TIMES = "created_at"  # the one column that says when and not what
+# How sure a caption is, in float32: its last bits hang on what else was in the pass, as those of a product of few rows
+# do on their number. Between a batch and alone they differ in 14 of the demo's 210 captions, by 6e-8 at most.
+SURE, SURE_NEAR = "mean_logprob", 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +67,17 @@ def compare(undisturbed: Path, disturbed: Path) -> Verdict:
         lost += len(want.keys() - have.keys())
         doubled += sum(len(rows) - 1 for rows in have.values())
         wrong += len(have.keys() - want.keys())
-        wrong += sum(row not in have[key] for key, [row] in want.items() if key in have)
+        wrong += sum(
+            not any(map(partial(_same, row), have[key])) for key, [row] in want.items() if key in have
+        )
     odd = sorted(files(undisturbed) ^ files(disturbed))
     return Verdict(lost, doubled, wrong, tuple(odd), tuple(_verified(disturbed)))
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two rows say the same."""
+    alike = one | {SURE: None} == other | {SURE: None}
+    return alike and (SURE not in one or abs(one[SURE] - other[SURE]) <= SURE_NEAR)
 
 
 def _verified(output: Path) -> Iterator[str]:
