@@ -171,7 +171,10 @@ def made_of(ready: Ready) -> Actors:
 
 
 def costs(folder: Path, counts: Sequence[int]) -> list[Cost]:
-    """One round: runs over one asset, then over each number of them. Ray is connected."""
+    """One round: runs over one asset, then over each number of them. Ray is connected.
+
+    The tars are written into `folder`, where they are not yet.
+    """
     start = _taken(folder, 1)
     return [_cost(count, start, _taken(folder, count)) for count in counts]
 
@@ -187,9 +190,10 @@ class _Taken:
 
 def _taken(folder: Path, count: int) -> _Taken:
     """By runs over so many assets."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        shards = Path(place) / "in"
+    shards = folder / str(count)
+    if not shards.exists():
         write(shards, count)
+    with tempfile.TemporaryDirectory(dir=folder) as place:
         jobs = (read(JOB.format(folder=shards, output=Path(place) / f"{i}")) for i in itertools.count())
         ready = check(next(jobs))
         whole, times = spent_on(ready), 1 if count >= LONG else TIMES
