@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from itertools import islice
 from typing import Any
 
@@ -103,6 +104,8 @@ def serve(handler: Handler = answer) -> None:
     """Answer requests until the parent closes the socket. A lack of memory is answered, and then ends the child."""
     sock = socket.socket(fileno=os.dup(0))
     settings = Settings.read(wire.receive(sock, lambda _: 0)[0])
+    if settings.geometry:
+        import_module("pipeline.resample")  # now, as it keeps what it compiles in a file
     _limit(settings.memory_bytes)
     wire.send(sock, {"ready": True})
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # FFmpeg and libtiff talk; from here on nobody listens

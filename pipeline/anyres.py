@@ -226,22 +226,19 @@ class Geometry:
         size, tile = size or Size(*picture.size), self.tile
         rows, columns = self.grid(size)
         crops = np.empty((1 + rows * columns, tile, tile, 3), np.uint8)
-        base = self._resized(picture, (tile, tile))
-        crops[0] = np.asarray(base)
-        inside = _fitted(size, rows * tile, columns * tile)
-        fitted = base if inside == base.size else self._resized(picture, inside)
+        pixels = np.asarray(picture)
+        base = _resized(pixels, Size(tile, tile), self.image_filter)
+        crops[0] = base
+        inside = Size(*_fitted(size, rows * tile, columns * tile))
+        fitted = base if inside == Size(tile, tile) else _resized(pixels, inside, self.image_filter)
         if fitted is base and rows == columns == 1:  # a square no larger than a tile
             crops[1] = crops[0]
             return crops
-        top, left = (rows * tile - fitted.height) // 2, (columns * tile - fitted.width) // 2
+        top, left = (rows * tile - inside.height) // 2, (columns * tile - inside.width) // 2
         corners = product(range(-top, rows * tile - top, tile), range(-left, columns * tile - left, tile))
         for crop, (y, x) in zip(crops[1:], corners, strict=True):
-            crop[:] = np.asarray(fitted.crop((x, y, x + tile, y + tile)))  # black where it reaches beyond
+            _copy(fitted, y, x, crop)
         return crops
-
-    def _resized(self, picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-        """The picture itself where it has this size: PIL would copy it."""
-        return picture if picture.size == size else picture.resize(size, self.image_filter)
 
     def square(self, picture: Image.Image) -> Pixels:
         """One of several RGB images as uint8 (1, tile, tile, 3): padded to a square with the mean colour,
@@ -263,7 +260,25 @@ class Geometry:
 
     def frame(self, picture: Image.Image) -> Pixels:
         """One RGB video frame, squashed: uint8 (1, tile, tile, 3)."""
-        return np.asarray(picture.resize((self.tile, self.tile), self.video_filter))[None]
+        return _resized(np.asarray(picture), Size(self.tile, self.tile), self.video_filter)[None]
+
+
+def _resized(pixels: Pixels, size: Size, method: int) -> Pixels:
+    """By PIL's resampling of this number."""
+    if method == BICUBIC:
+        from pipeline import resample  # who only counts crops does without its imports
+
+        return resample.resize(pixels, size)
+    return np.asarray(Image.fromarray(pixels).resize((size.width, size.height), method))
+
+
+def _copy(canvas: Pixels, y: int, x: int, crop: Pixels) -> None:
+    """What lies at (y, x) of a canvas; black where that is beyond it."""
+    part = canvas[max(y, 0) : max(y + len(crop), 0), max(x, 0) : max(x + len(crop), 0)]
+    if part.shape != crop.shape:
+        crop[:] = 0
+    top, left = max(-y, 0), max(-x, 0)
+    crop[top : top + part.shape[0], left : left + part.shape[1]] = part
 
 
 @lru_cache(maxsize=1 << 16)
