@@ -6,9 +6,9 @@ stages, `columns` what is published, `storage` (with `retry`, `store_errors`, `s
 `traffic` how many, `shards` (with `patterns`) what the input is, `index` one row per asset (`tar` and `archives`,
 `tables`, `folders` by kind of shard; `row_groups` and `pages` a Parquet file in bounded pieces; `parquet` one that is
 held whole; `naming` and `draft` the rules that they share), `units` and `plan` the work, `forecast` what it would take,
-`read` a unit's bytes, `image` (with `containers`) and `video` (with `demux`) decoded pixels, `anyres` (with `families`)
-crops and visual tokens, `prompt` what is asked,
-`batching` which requests run together, `footprint` and `fit` what a checkpoint takes and what memory holds, `quality`
+`read` a unit's bytes, `image` (with `containers`) and `video` (with `demux`) decoded pixels, `anyres` (with
+`families` and `resample`) crops and visual tokens, `prompt` what is asked, `batching` which requests run together,
+`footprint` and `fit` what a checkpoint takes and what memory holds, `quality`
 and `provenance` how a row came to be, `commit` one part per unit, `unit_records` what each took, `under_way` how far
 runs are, `publish` what consumers read, `delta` what an index must change to be in step, `verify` whether it holds what
 it promises (`record` what an output says of itself, `readback` published files again, `own_facts`, `conservation` and
