@@ -77,7 +77,7 @@ def honest() -> Iterator[Sandbox]:
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[Sandbox]:
-    with Sandbox(ImageConfig(timeout_s=1.0), VIDEO, GEOMETRY, program=(__file__,)) as sandbox:
+    with Sandbox(ImageConfig(timeout_s=2.0), VIDEO, GEOMETRY, program=(__file__,)) as sandbox:
         yield sandbox
 
 

@@ -149,10 +149,23 @@ def watched(store: Store, prometheus: Sequence[str]) -> Iterator[Watched]:
 def _scraping(folder: Path, prometheus: Sequence[str]) -> Iterator[str]:
     """Prometheus with the shipped configuration, but every second, and with this cluster's folder for /tmp/ray."""
     told = SCRAPE.read_text().replace("15s", "1s").replace("/tmp/ray/", f"{folder}/ray/")
+    told += "        refresh_interval: 1s\n"
     (folder / "prometheus.yaml").write_text(told)
     shutil.copy(SCRAPE.with_name("alerts.yaml"), folder)
     port = free_port()
     own = [f"--config.file={folder}/prometheus.yaml", f"--storage.tsdb.path={folder}/tsdb"]
     with ended([*prometheus, *own, f"--web.listen-address=127.0.0.1:{port}"], os.environ):
         wait_for(port)
+        _wait_for_scrape(f"http://127.0.0.1:{port}")
         yield f"http://127.0.0.1:{port}"
+
+
+def _wait_for_scrape(prometheus: str) -> None:
+    """Until it has heard of the cluster, which on two busy cores may take longer than a run."""
+    end = time.monotonic() + START
+    while time.monotonic() < end:
+        with urllib.request.urlopen(f"{prometheus}/api/v1/targets?state=active") as answer:
+            if any(target["health"] == "up" for target in json.load(answer)["data"]["activeTargets"]):
+                return
+        time.sleep(0.1)
+    raise TimeoutError("Prometheus scrapes nobody")
