@@ -53,7 +53,7 @@ KINDS = {  # by what is in a command line
     "MapBatches(Captioner)": "captioners",
     "MapBatches(Committer)": "committers",
 }
-TIMES, LONG = 5, 10_000  # short runs in this process are made so often; not those of so many assets
+TIMES, LONG = 15, 10_000  # short runs in this process are made so often; not those of so many assets
 SETTLE_S = 3.0  # after a run, in which Ray ends its processes and starts others in their place
 JOB = """
 [input]
