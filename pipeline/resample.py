@@ -30,8 +30,7 @@ REACH = 2.0  # of the cubic to both sides, in pixels of the smaller of both pict
 BITS = 22  # of a weight's fraction: with 8 of a pixel, and 2 for sums below 0 and above 255, a number of 32
 AT_ONCE = 4  # rows that are weighed in one pass over the sums
 SLAB = 32  # rows that stand side by side while columns are weighed: of 4,000 pixels, they are 0.4 MB
-# Since Pillow 13 (its pull request 9549), what loses rows, and more than twice as many as columns, does so first.
-ROWS_FIRST = int(PIL.__version__.partition(".")[0]) >= 13
+PILLOW = int(PIL.__version__.partition(".")[0])
 
 _GIVEN = {n: types.Array(types.uint8, n, "C", readonly=True) for n in (2, 3)}
 
@@ -43,11 +42,22 @@ def resize(pixels: Pixels, size: Size) -> Pixels:
     """
     height, width, _ = pixels.shape
     passes = [_wide, _high]
-    if ROWS_FIRST and height - size.height > max(2 * (width - size.width), 0):
+    if _rows_first(Size(width, height), size):
         passes.reverse()
     for one in passes:
         pixels = one(pixels, size)
     return pixels
+
+
+def _rows_first(size: Size, into: Size) -> bool:
+    """Whether Pillow resizes rows before columns: where it loses more than twice as many of them (pull request 9549).
+
+    Before Pillow 13, where there are fewer in a picture more than 100 times as high as wide (9524).
+    """
+    lost = size.height - into.height
+    if PILLOW < 13:
+        return lost > 0 and size.height > 100 * size.width
+    return lost > max(2 * (size.width - into.width), 0)
 
 
 def _wide(pixels: Pixels, size: Size) -> Pixels:
