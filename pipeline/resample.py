@@ -24,6 +24,7 @@ from numba import njit, types
 from pipeline.types import Pixels, Size
 
 Ints = npt.NDArray[np.int32]
+Loops = Callable[[Pixels, Ints, Ints, Pixels], None]
 
 CUBIC = -0.5  # Pillow's parameter of Keys' cubic convolution (1981)
 REACH = 2.0  # of the cubic to both sides, in pixels of the smaller of both pictures
@@ -31,8 +32,6 @@ BITS = 22  # of a weight's fraction: with 8 of a pixel, and 2 for sums below 0 a
 AT_ONCE = 4  # rows that are weighed in one pass over the sums
 SLAB = 32  # rows that stand side by side while columns are weighed: of 4,000 pixels, they are 0.4 MB
 PILLOW = int(PIL.__version__.partition(".")[0])
-
-_GIVEN = {n: types.Array(types.uint8, n, "C", readonly=True) for n in (2, 3)}
 
 
 def resize(pixels: Pixels, size: Size) -> Pixels:
@@ -109,15 +108,12 @@ def _weights(size: int, into: int) -> tuple[Ints, Ints]:
     return first[:, 0].astype(np.int32), rounded.astype(np.int32)
 
 
-def _compiled(
-    dimensions: int,
-) -> Callable[[Callable[[Pixels, Ints, Ints, Pixels], None]], Callable[[Pixels, Ints, Ints, Pixels], None]]:
+def _compiled(dimensions: int) -> Callable[[Loops], Loops]:
     """For pixels in so many dimensions: now, as a decoder's process may write no file once it has opened one."""
-    into = types.Array(types.uint8, dimensions, "C")
-    signature = types.void(_GIVEN[dimensions], types.int32[::1], types.int32[:, ::1], into)
-    found: Callable[..., Callable[[Pixels, Ints, Ints, Pixels], None]] = njit(
-        signature, cache=os.access(Path(__file__).parent, os.W_OK), nogil=True
-    )
+    given, into = (types.Array(types.uint8, dimensions, "C", readonly=own) for own in (True, False))
+    signature = types.void(given, types.int32[::1], types.int32[:, ::1], into)
+    kept = os.access(Path(__file__).parent, os.W_OK)
+    found: Callable[[Loops], Loops] = njit(signature, cache=kept, nogil=True)
     return found
 
 
