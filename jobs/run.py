@@ -133,12 +133,19 @@ def committer(ready: Ready, plan: Plan) -> flow.Actor:
     )
 
 
-def compactor(ready: Ready, plan: Plan) -> tuple[list[pa.Table], flow.Step]:
-    """What makes the published files of the plan's parts, and the rows to give to it."""
+def compactor(ready: Ready, plan: Plan) -> tuple[list[pa.Table], flow.Actor]:
+    """The actor that makes the published files of the plan's parts, and the rows to give to it."""
     job = ready.job
-    step = publish.Compactor(job.output.uri, plan.run_id, plan.unit_ids, footer(ready, plan), plan.carried)
+    settings = {
+        "output": job.output.uri,
+        "run_id": plan.run_id,
+        "unit_ids": plan.unit_ids,
+        "metadata": footer(ready, plan),
+        "carried": plan.carried,
+    }
     parts = publish.partitions(plan.assets * len(job.prompts))
-    return [pa.table({"number": [p.number], "of": [p.of]}) for p in parts], step
+    rows = [pa.table({"number": [p.number], "of": [p.of]}) for p in parts]
+    return rows, flow.Actor(publish.Compactor, settings)
 
 
 def _planned(ready: Ready, made_of: Actors, console: Console) -> tuple[Plan, set[str]] | None:
@@ -264,11 +271,11 @@ def _compact(ready: Ready, plan: Plan, console: Console) -> list[publish.Done]:
         raise UnfinishedError(
             f"{len(missing):,} of {len(plan.units):,} units have no part; start the same command again"
         )
-    rows, step = compactor(ready, plan)
+    rows, actor = compactor(ready, plan)
     readers = selector(ready.job.cluster.reader_labels)
     done: list[publish.Done] = []
     with Stage("publish", len(rows), "file pair", console) as stage:
-        for row in flow.publish(rows, step, readers).iter_rows():
+        for row in flow.publish(rows, actor, readers).iter_rows():
             done.append(publish.done(row))
             stage.add(1)
             interrupt.check()

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext, Dataset, TaskPoolStrategy
+from ray.data import ActorPoolStrategy, DataContext, Dataset
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 
 from pipeline.config import ClusterConfig
@@ -35,7 +35,6 @@ KEEP_MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
 }
 
-Step = Callable[[pa.Table], pa.Table]  # one row in, one row out
 Labels = Mapping[str, str]  # of the nodes where a step may run, as `pipeline.placement.selector` makes them
 NO_LABELS: Labels = MappingProxyType({})
 
@@ -159,26 +158,38 @@ def caption(
     )
 
 
-def publish(partitions: Sequence[pa.Table], compact: Step, labels: Labels = NO_LABELS) -> Dataset:
+def publish(partitions: Sequence[pa.Table], compactor: Actor, labels: Labels = NO_LABELS) -> Dataset:
     """One row per partition in, {number, of}; its files' description out, {done}, when they exist."""
     _context()
     return _rows(partitions).map_batches(
         # CPU: read parts, sort, PUT
-        compact,
+        compactor.cls,
+        fn_constructor_kwargs=dict(compactor.kwargs),
         batch_size=1,
         batch_format="pyarrow",
         num_cpus=1,
         label_selector=dict(labels),
-        compute=TaskPoolStrategy(),
+        # One partition each at a time, or the first to start would hold one back that others are free for.
+        compute=ActorPoolStrategy(
+            size=max(1, min(len(partitions), int(_cpus()))), max_tasks_in_flight_per_actor=1
+        ),
     )
 
 
 @contextmanager
 def watched(look: Callable[[], None]) -> Iterator[None]:
     """Call `look` some ten times a second while a dataset of this process is at work; what it raises ends the work."""
+    EachStep.look = look
+    with called_back(EachStep):
+        yield
+
+
+@contextmanager
+def called_back(kind: type[ExecutionCallback]) -> Iterator[None]:
+    """Each dataset of this process that starts inside has such a callback."""
     context = DataContext.get_current()
-    before, EachStep.look = context.custom_execution_callback_classes, look
-    context.custom_execution_callback_classes = [*before, EachStep]
+    before = context.custom_execution_callback_classes
+    context.custom_execution_callback_classes = [*before, kind]
     try:
         yield
     finally:

@@ -12,6 +12,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.errors import RunError
+
+STILL_S, STILL, LONGEST_S = (
+    0.5,
+    0.2,
+    120.0,
+)  # twice in a row not so much of a core for so long: all is at rest
 EVERY_S = 0.25  # between looks: what a process that ends has taken since the last one is not counted
 TICKS = os.sysconf("SC_CLK_TCK")
 Process = tuple[int, int]  # its number, and when it was started: numbers come again
@@ -19,19 +26,57 @@ Process = tuple[int, int]  # its number, and when it was started: numbers come a
 
 @dataclass
 class Spent:
-    """CPU seconds by process, and by the name under which the process was last seen.
+    """CPU seconds by process, and by the name under which the process was last seen; not those of looking.
 
     With `outlived`, those of a process's children that have ended are the process's own.
     """
 
+    outlived: bool = False
     seconds: dict[Process, float] = field(default_factory=dict)
     names: dict[Process, str] = field(default_factory=dict)
-    before: dict[Process, float] = field(default_factory=dict)
-    looking: float = 0.0
-    outlived: bool = False
+    before: dict[Process, float] = field(default_factory=dict)  # what is not counted
+    left_out_s: float = 0.0
+    _looking: float = 0.0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def look(self) -> None:
         """Read what this process and those below it have taken until now."""
+        with self._lock:
+            self._look()
+
+    @contextmanager
+    def left_out(self) -> Iterator[None]:
+        """What is taken meanwhile is not counted."""
+        with self._lock:
+            self.look()
+            begun = dict(self.seconds)
+        yield
+        with self._lock:
+            self.look()
+            for process, seconds in self.seconds.items():
+                meanwhile = seconds - begun.get(process, 0.0)
+                self.before[process] = self.before.get(process, 0.0) + meanwhile
+                self.left_out_s += meanwhile
+
+    def at_rest(self) -> None:
+        """Wait until all are at rest: Ray's own processes take 5 % of a core for ever. RunError if that never comes."""
+        quiet, end = 0, time.monotonic() + LONGEST_S
+        before = self._taken()
+        while quiet < 2:
+            if time.monotonic() > end:
+                raise RunError(f"what Ray started does not come to rest within {LONGEST_S:g} s; start again")
+            time.sleep(STILL_S)
+            now = self._taken()
+            quiet = quiet + 1 if now - before < STILL * STILL_S else 0
+            before = now
+
+    def _taken(self) -> float:
+        """Until now, whether counted or not."""
+        with self._lock:
+            self.look()
+            return sum(self.seconds.values())
+
+    def _look(self) -> None:
         begun = time.thread_time()
         parents, found = dict[int, int](), dict[Process, float]()
         for folder in Path("/proc").glob("[0-9]*"):
@@ -44,9 +89,12 @@ class Spent:
                 )
         for process, seconds in found.items():
             if _below(process[0], parents):
-                self.seconds[process] = self._own() if process[0] == os.getpid() else seconds
+                self.seconds[process] = seconds
                 self._name(process)
-        self.looking += time.thread_time() - begun
+        self._looking += time.thread_time() - begun
+        for process in self.seconds:
+            if process[0] == os.getpid():
+                self.seconds[process] = self._own() - self._looking
 
     def _own(self) -> float:
         """Of this process, without the ticks of 10 ms."""
@@ -61,16 +109,17 @@ class Spent:
 
     @property
     def by_name(self) -> dict[str, float]:
-        """CPU seconds by command line, those of this process's looks at the others included."""
+        """CPU seconds by command line."""
         spent = defaultdict[str, float](float)
-        for process, seconds in self.seconds.items():
-            spent[self.names.get(process, "")] += seconds - self.before.get(process, 0.0)
+        with self._lock:
+            for process, seconds in self.seconds.items():
+                spent[self.names.get(process, "")] += seconds - self.before.get(process, 0.0)
         return spent
 
     @property
     def total(self) -> float:
-        """CPU seconds, but for those of looking."""
-        return sum(self.by_name.values()) - self.looking
+        """CPU seconds."""
+        return sum(self.by_name.values())
 
 
 @contextmanager
@@ -78,7 +127,7 @@ def counted() -> Iterator[Spent]:
     """What this process and all below it take while inside."""
     spent, done = Spent(), threading.Event()
     spent.look()
-    spent.before, spent.looking = dict(spent.seconds), 0.0
+    spent.before = dict(spent.seconds)
 
     def watch() -> None:
         while not done.wait(EVERY_S):

@@ -22,7 +22,8 @@ def run(ready: Ready, made_of: Actors) -> dict[str, Any]:
         caption, commit = _made(made_of.captioner), _made(committer(ready, plan))
         for unit in plan.units:
             commit(caption(prepare(messages.unit_to_table(unit, plan.index_of(unit)))))
-    rows, compact = compactor(ready, plan)
+    rows, actor = compactor(ready, plan)
+    compact = _made(actor)
     done = [publish.done(row) for part in rows for row in compact(part).to_pylist()]
     return publish.publish(ready.job.output.uri, plan, done, footer(ready, plan))
 

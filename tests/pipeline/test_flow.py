@@ -107,7 +107,7 @@ def test_a_look_at_the_work_is_taken_again_and_again_and_what_it_raises_ends_the
             ).iter_rows()
         ]
     before = looks["taken"]
-    [*flow.publish([pa.table({"unit": [0]})], Same()).iter_rows()]
+    [*flow.publish([pa.table({"unit": [0]})], same).iter_rows()]
     assert (before, looks["taken"]) == (3, 3)  # and no more outside
 
 
