@@ -29,7 +29,9 @@ from pipeline.types import Clip, Code, Media, Pixels, Size
 
 PROGRAM = ("-m", "actors.sandboxed")
 START_S = 60.0  # for a child's imports; they take 0.4 s on a quiet machine
-MAX_SERVED = 20_000  # a new child now and then bounds what decoders leak, for 0.03 ms an asset
+# A new child now and then bounds what decoders leak, for 0.005 ms an asset. 56,000 pictures in seven formats, a third
+# of them cut short, left nothing behind; 2,500 clips 1 KB each.
+MAX_SERVED = 100_000
 KEPT = ("PATH", "LD_LIBRARY_PATH", "LANG")  # of the environment: what a Python may need to start
 
 T = TypeVar("T")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import threading
 import time
 from collections import defaultdict
@@ -154,9 +153,3 @@ def cpu_s() -> float:
     spent = Spent(outlived=True)
     spent.look()
     return sum(spent.seconds.values())
-
-
-def own_s() -> float:
-    """CPU seconds until now of this process, and of those it started that have ended: without Ray's, which go on."""
-    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + ended.ru_utime + ended.ru_stime

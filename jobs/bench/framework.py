@@ -4,16 +4,13 @@ Small JPEGs in tars of 1,000 on the local disk go through whole runs, from the f
 table, with a replica that says nothing. Counted is the CPU time of every process, Ray's own included, while actors have
 work: what a run takes once, 15 s for processes that start, import and end, would hide the work on 1,000 assets, 0.5 s.
 So at the start of each step the run waits until its actors are there, decoders too, and all is at rest, and at its end
-until they are gone; what is taken meanwhile is left out. Taken off are what a run over one asset takes, counted alike,
-and what decoding and cutting the same pictures takes in a process of its own. Ray itself is started before, once for
-all runs, and one run warms it up.
-
-The same runs are made without Ray Data, too, their steps one after the other in this process.
+until they are gone; what is taken meanwhile is left out. Taken off are what a run over no asset would take, counted
+alike, which runs over one and over nine tars of one asset say, and what decoding and cutting the same pictures takes in
+a process of its own. Ray itself is started before, once for all runs, and one run warms it up.
 """
 
 from __future__ import annotations
 
-import gc
 import io
 import statistics
 import tarfile
@@ -37,8 +34,7 @@ from rich.console import Console
 from actors import preprocessor
 from actors.meter import Meter
 from actors.sandbox import prober
-from jobs.bench import in_process
-from jobs.bench.cpu import Spent, counted, own_s
+from jobs.bench.cpu import Spent, counted
 from jobs.bench.figure import Details, Figure, Found, Spread
 from jobs.bench.rounds import tell
 from jobs.bench.subject import Options
@@ -57,6 +53,7 @@ COUNTS = (1_000, 10_000, 100_000)  # of assets
 MOST = 10_000  # unless the user says otherwise
 EACH = 1_000  # assets a shard
 SIDES = (48, 81)  # pixels
+FEW, MORE = 1, 9  # tars of one asset each: what runs over them take says what a run over none would
 SEED = 0
 DECODERS, REST = "decoders", "driver, Ray, publishing"
 KINDS = {  # by what is in a command line
@@ -126,26 +123,25 @@ class AtWork(ExecutionCallback):
 
     def __init__(self) -> None:
         self._apart = ExitStack()
-        self._started = False
+        self._starting = self._ending = False
 
     def before_execution_starts(self, executor: StreamingExecutor) -> None:
         """Before its actors are started."""
-        self._leave_out()
+        self._starting = True
+        self._apart.enter_context(self.spent.left_out())
 
     def on_execution_step(self, executor: StreamingExecutor) -> None:
         """In the thread that gives them work."""
-        if not self._started:
+        if self._starting:
             self._go_on()
-            self._started = True
-        elif all(operator.has_execution_finished() for operator in executor._topology or ()):
-            self._leave_out()
+            self._starting = False
+        elif not self._ending and all(o.has_execution_finished() for o in executor._topology or ()):
+            self._ending = True
+            self._apart.enter_context(self.spent.left_out())
 
     def after_execution_succeeds(self, executor: StreamingExecutor) -> None:
         """When they have been told to end."""
         self._go_on()
-
-    def _leave_out(self) -> None:
-        self._apart.enter_context(self.spent.left_out())
 
     def _go_on(self) -> None:
         self.spent.at_rest()
@@ -156,14 +152,12 @@ class AtWork(ExecutionCallback):
 class Taken:
     """CPU seconds that runs take while their actors have work, in medians, by kind of process.
 
-    `start_s` is what they take to start and to end; `steps_s` what they take without Ray Data, and without decoding
-    and cutting their pictures, which takes `pixels_s`.
+    `start_s` is what they take to start and to end, `pixels_s` what decoding and cutting their pictures takes.
     """
 
     by_kind: Mapping[str, float]
     total_s: float
     start_s: float
-    steps_s: float
     pixels_s: float
 
     @classmethod
@@ -178,48 +172,55 @@ class Taken:
             kinds,
             median(lambda run: run.total_s),
             median(lambda run: run.start_s),
-            median(lambda run: run.steps_s),
             median(lambda run: run.pixels_s),
+        )
+
+    def of_none(self, more: Taken) -> Taken:
+        """Of no tars, where this is of `FEW` and the other of `MORE`."""
+
+        def none(few: float, more: float) -> float:
+            return few - (more - few) / (MORE - FEW) * FEW
+
+        return Taken(
+            {kind: none(few, more.by_kind[kind]) for kind, few in self.by_kind.items()},
+            none(self.total_s, more.total_s),
+            none(self.start_s, more.start_s),
+            none(self.pixels_s, more.pixels_s),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What runs take over so many assets, beside what they take over one."""
+    """What runs take over so many assets, beside what they would take over none."""
 
     assets: int
     taken: Taken
-    one: Taken
+    none: Taken
 
     @property
     def each_us(self) -> float:
         """Microseconds of CPU per asset, without start, decoding and cutting."""
-        return self._each_us(self.taken.total_s - self.one.total_s - self.taken.pixels_s)
-
-    @property
-    def steps_us(self) -> float:
-        """The same without Ray Data."""
-        return self._each_us(self.taken.steps_s - self.one.steps_s)
+        return self._each_us(self.taken.total_s - self.none.total_s - self.taken.pixels_s)
 
     def kind_us(self, kind: str) -> float:
         """The part of `each_us` that is one kind of process's."""
         pixels = self.taken.pixels_s if kind == DECODERS else 0.0
-        return self._each_us(self.taken.by_kind[kind] - self.one.by_kind[kind] - pixels)
+        return self._each_us(self.taken.by_kind[kind] - self.none.by_kind[kind] - pixels)
 
     def _each_us(self, seconds: float) -> float:
         return seconds / self.assets * 1e6
 
     def __str__(self) -> str:
-        return f"{self.assets:,} assets {self.each_us:.0f} us each, without Ray Data {self.steps_us:.0f}"
+        return f"{self.assets:,} assets {self.each_us:.0f} us each"
 
 
-def write(folder: Path, count: int) -> None:
-    """Tars of `count` small JPEGs of noise, of all sizes between `SIDES`."""
+def write(folder: Path, count: int, each: int = EACH) -> None:
+    """Tars of `each` of `count` small JPEGs of noise, of all sizes between `SIDES`."""
     folder.mkdir()
-    for first in range(0, count, EACH):
+    for first in range(0, count, each):
         dice = np.random.default_rng([SEED, first])
         with tarfile.open(folder / f"{first:08d}.tar", "w", format=tarfile.USTAR_FORMAT) as shard:
-            for number in range(first, min(first + EACH, count)):
+            for number in range(first, min(first + each, count)):
                 data = _jpeg(dice)
                 member = tarfile.TarInfo(f"{number:08d}.jpg")
                 member.size = len(data)
@@ -260,19 +261,11 @@ def _pixels_s(folder: Path, geometry: Geometry) -> float:
 def spent_on(ready: Ready) -> Spent:
     """What a run takes. Ray is connected."""
     made = made_of(ready)  # an actor starts, too: the ledger
-    gc.collect()  # 0.2 s, which is else in one run and not in another
     Spent().at_rest()  # after the run before, Ray ends its processes and starts others in their place
     with counted() as spent, flow.called_back(AtWork):
         AtWork.spent = spent
         run(ready, made, Console(quiet=True))
     return spent
-
-
-def steps_s(ready: Ready) -> float:
-    """CPU seconds of the same without Ray Data, the decoder's included."""
-    begun = own_s()
-    in_process.run(ready, made_of(ready))
-    return own_s() - begun
 
 
 def made_of(ready: Ready) -> Actors:
@@ -288,29 +281,29 @@ def made_of(ready: Ready) -> Actors:
 
 
 def costs(folder: Path, counts: Sequence[int], times: int = TIMES) -> list[Cost]:
-    """One round: runs over one asset and over each number of them, by turns. Ray is connected.
+    """One round: runs over few tars of one asset and over each number of assets, by turns. Ray is connected.
 
     The tars are written into `folder`, where they are not yet.
     """
-    taken: dict[int, list[Taken]] = {count: [] for count in (1, *counts)}
-    for count in taken:
-        if not (folder / str(count)).exists():
-            write(folder / str(count), count)
+    each = {FEW: 1, MORE: 1, **dict.fromkeys(counts, EACH)}
+    taken: dict[int, list[Taken]] = {count: [] for count in each}
     for number in range(times):
         for count, runs in taken.items():
+            shards = folder / str(count)
+            if not shards.exists():
+                write(shards, count, each[count])
             if not number or count < LONG:
-                runs.append(_taken(folder, count))
-    one = Taken.of(taken[1])
-    return [Cost(count, Taken.of(taken[count]), one) for count in counts]
+                runs.append(_taken(shards))
+    none = Taken.of(taken[FEW]).of_none(Taken.of(taken[MORE]))
+    return [Cost(count, Taken.of(taken[count]), none) for count in counts]
 
 
-def _taken(folder: Path, count: int) -> Taken:
-    """By one run with Ray Data, and one without."""
-    shards = folder / str(count)
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        first, second = (check(read(JOB.format(folder=shards, output=Path(place) / name))) for name in "ab")
-        spent, steps, pixels = spent_on(first), steps_s(second), pixels_s(shards, first.geometry)
-    return Taken(_by_kind(spent), spent.total, spent.left_out_s, steps - pixels, pixels)
+def _taken(shards: Path) -> Taken:
+    """By one run."""
+    with tempfile.TemporaryDirectory(dir=shards.parent) as place:
+        ready = check(read(JOB.format(folder=shards, output=Path(place) / "out")))
+        spent = spent_on(ready)
+    return Taken(_by_kind(spent), spent.total, spent.left_out_s, pixels_s(shards, ready.geometry))
 
 
 def _by_kind(spent: Spent) -> dict[str, float]:
@@ -321,28 +314,21 @@ def _by_kind(spent: Spent) -> dict[str, float]:
     return kinds
 
 
-def _figures(costs: Sequence[Cost], first: Sequence[Cost]) -> list[Figure]:
-    """Several runs over as many assets, beside as many over the least number of them: with Ray Data, and without."""
+def _figure(costs: Sequence[Cost], first: Sequence[Cost]) -> Figure:
+    """Several runs over as many assets, beside as many over the least number of them."""
 
     def median(of: Callable[[Cost], float]) -> float:
         return statistics.median(map(of, costs))
 
-    def figure(name: str, each_us: Callable[[Cost], float], besides: Details) -> Figure:
-        each = Spread.of(map(each_us, costs))
-        to_first = each.median / statistics.median(map(each_us, first))
-        details = {"to the first": to_first, **besides}
-        return Figure(f"{costs[0].assets:,} assets{name}", each, "us of CPU an asset", details=details)
-
-    whole: Details = {
+    each = Spread.of(cost.each_us for cost in costs)
+    details: Details = {
+        "to the first": each.median / statistics.median(cost.each_us for cost in first),
         "a run, s": median(lambda cost: cost.taken.start_s + cost.taken.total_s),
-        "its start, s": median(lambda cost: cost.taken.start_s + cost.one.total_s),
+        "its start, s": median(lambda cost: cost.taken.start_s + cost.none.total_s),
         "pixels, s": median(lambda cost: cost.taken.pixels_s),
         **{kind: statistics.median(c.kind_us(kind) for c in costs) for kind in costs[0].taken.by_kind},
     }
-    return [
-        figure("", lambda cost: cost.each_us, whole),
-        figure(", without Ray Data", lambda cost: cost.steps_us, {}),
-    ]
+    return Figure(f"{costs[0].assets:,} assets", each, "us of CPU an asset", details=details)
 
 
 def measure(options: Options) -> Found:
@@ -361,4 +347,4 @@ def measure(options: Options) -> Found:
         f"all processes, without the start of a run, decoding and cutting, medians of {options.pairs} rounds"
     )
     sizes = list(zip(*done, strict=True))
-    return Found(NAME, said, [figure for own in sizes for figure in _figures(own, sizes[0])])
+    return Found(NAME, said, [_figure(own, sizes[0]) for own in sizes])

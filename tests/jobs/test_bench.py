@@ -17,7 +17,6 @@ from actors.sandbox import Sandbox
 from jobs.bench import (
     framework,
     generation,
-    in_process,
     indexing,
     machine,
     planning,
@@ -120,16 +119,6 @@ def test_the_framework_is_measured_beside_pixels_and_start(tmp_path: Path, ray_l
     assert cost.assets == 40
     assert cost.taken.start_s > cost.taken.total_s > cost.taken.pixels_s > 0
     assert sum(map(cost.kind_us, cost.taken.by_kind)) == pytest.approx(cost.each_us)
-
-
-@pytest.mark.slow
-def test_the_steps_in_one_process_publish_a_row_for_every_asset(tmp_path: Path, ray_local: None) -> None:
-    framework.write(tmp_path / "in", 3)
-    ready = check(config.read(framework.JOB.format(folder=tmp_path / "in", output=tmp_path / "out")))
-
-    published = in_process.run(ready, framework.made_of(ready))
-
-    assert published["captions"]["rows"] == 3
 
 
 def test_units_are_planned_from_an_index(options: Options) -> None:
