@@ -4,9 +4,10 @@ Small JPEGs in tars of 1,000 on the local disk go through whole runs, from the f
 table, with a replica that says nothing. Counted is the CPU time of every process, Ray's own included, while actors have
 work: what a run takes once, 15 s for processes that start, import and end, would hide the work on 1,000 assets, 0.5 s.
 So at the start of each step the run waits until its actors are there, decoders too, and all is at rest, and at its end
-until they are gone; what is taken meanwhile is left out. Taken off are what a run over no asset would take, counted
-alike, which runs over one and over nine tars of one asset say, and what decoding and cutting the same pictures takes in
-a process of its own. Ray itself is started before, once for all runs, and one run warms it up.
+until they are gone; what is taken meanwhile is left out. Taken off are what else a run takes once, and what decoding and
+cutting the same pictures takes in a process of its own. What a run takes once (0.5 s: the driver's own steps, first
+calls, memory that is touched first) is known from runs over one and nine tars of a unit each: as much as one over none
+would take. Ray itself is started before, once for all runs, and one run warms it up.
 """
 
 from __future__ import annotations
@@ -53,7 +54,11 @@ COUNTS = (1_000, 10_000, 100_000)  # of assets
 MOST = 10_000  # unless the user says otherwise
 EACH = 1_000  # assets a shard
 SIDES = (48, 81)  # pixels
-FEW, MORE = 1, 9  # tars of one asset each: what runs over them take says what a run over none would
+FEW, MORE, UNIT = (
+    1,
+    9,
+    256,
+)  # tars of so many assets: what runs over them take says what a run over none would
 SEED = 0
 DECODERS, REST = "decoders", "driver, Ray, publishing"
 KINDS = {  # by what is in a command line
@@ -63,7 +68,7 @@ KINDS = {  # by what is in a command line
     "MapBatches(Captioner)": "captioners",
     "MapBatches(Committer)": "committers",
 }
-TIMES, LONG = 4, 10_000  # runs are made so often a round; not those of so many assets
+TIMES, LONG = 3, 10_000  # runs are made so often a round; not those of so many assets
 JOB = """
 [input]
 dataset = "bench"
@@ -176,7 +181,7 @@ class Taken:
         )
 
     def of_none(self, more: Taken) -> Taken:
-        """Of no tars, where this is of `FEW` and the other of `MORE`."""
+        """Of no tars, where this is of `FEW` and the other of `MORE`: what a run takes once."""
 
         def none(few: float, more: float) -> float:
             return few - (more - few) / (MORE - FEW) * FEW
@@ -191,7 +196,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What runs take over so many assets, beside what they would take over none."""
+    """What runs take over so many assets, beside what they would take over none, decoding and cutting taken off."""
 
     assets: int
     taken: Taken
@@ -200,11 +205,12 @@ class Cost:
     @property
     def each_us(self) -> float:
         """Microseconds of CPU per asset, without start, decoding and cutting."""
-        return self._each_us(self.taken.total_s - self.none.total_s - self.taken.pixels_s)
+        pixels = self.taken.pixels_s - self.none.pixels_s
+        return self._each_us(self.taken.total_s - self.none.total_s - pixels)
 
     def kind_us(self, kind: str) -> float:
         """The part of `each_us` that is one kind of process's."""
-        pixels = self.taken.pixels_s if kind == DECODERS else 0.0
+        pixels = self.taken.pixels_s - self.none.pixels_s if kind == DECODERS else 0.0
         return self._each_us(self.taken.by_kind[kind] - self.none.by_kind[kind] - pixels)
 
     def _each_us(self, seconds: float) -> float:
@@ -281,11 +287,11 @@ def made_of(ready: Ready) -> Actors:
 
 
 def costs(folder: Path, counts: Sequence[int], times: int = TIMES) -> list[Cost]:
-    """One round: runs over few tars of one asset and over each number of assets, by turns. Ray is connected.
+    """One round: runs over few tars of a unit and over each number of assets, by turns. Ray is connected.
 
     The tars are written into `folder`, where they are not yet.
     """
-    each = {FEW: 1, MORE: 1, **dict.fromkeys(counts, EACH)}
+    each = {FEW * UNIT: UNIT, MORE * UNIT: UNIT, **dict.fromkeys(counts, EACH)}
     taken: dict[int, list[Taken]] = {count: [] for count in each}
     for number in range(times):
         for count, runs in taken.items():
@@ -294,7 +300,7 @@ def costs(folder: Path, counts: Sequence[int], times: int = TIMES) -> list[Cost]
                 write(shards, count, each[count])
             if not number or count < LONG:
                 runs.append(_taken(shards))
-    none = Taken.of(taken[FEW]).of_none(Taken.of(taken[MORE]))
+    none = Taken.of(taken[FEW * UNIT]).of_none(Taken.of(taken[MORE * UNIT]))
     return [Cost(count, Taken.of(taken[count]), none) for count in counts]
 
 
