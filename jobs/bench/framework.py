@@ -1,13 +1,13 @@
 """What captionmill takes of a core beside decoding, resizing and the model.
 
-Small JPEGs in tars of 1,000 on the local disk go through whole runs, from the first look at the shards to the published
-table, with a replica that says nothing. Counted is the CPU time of every process, Ray's own included, while actors have
-work: 15 s for processes that start, import and end would hide the work on 1,000 assets, 0.6 s. So at the start of each
-step the run waits until its actors are there, decoders too, and all is at rest, and at its end until they are gone; what
-is taken meanwhile is left out. Taken off are what else a run takes once, and what decoding and cutting the same pictures
-takes in a process of its own. What a run takes once (0.5 s: the driver's own steps, first calls, memory that is touched
-first) is known from runs over one and nine tars of a unit each: as much as one over none would take. Ray itself is
-started before, once for all runs, and one run warms it up.
+Small JPEGs in tars of 1,000 on the local disk go through whole runs, from the first look at the shards to the
+published table, with a replica that says nothing. Counted is the CPU time of every process, Ray's own included, while
+actors have work: 15 s for processes that start, import and end would hide the work on 1,000 assets, 0.6 s. So at the
+start of each step the run waits until its actors are there, decoders too, and all is at rest, and at its end until
+they are gone; what is taken meanwhile is left out. Taken off are what else a run takes once, and what decoding and
+cutting the same pictures takes in a process of its own. What a run takes once (0.5 s: the driver's own steps, first
+calls, memory that is touched first) is known from runs over one and nine tars of a unit each: as much as one over
+none would take. Ray itself is started before, once for all runs, and one run warms it up.
 """
 
 from __future__ import annotations
