@@ -28,14 +28,19 @@ def test_a_child_counts_while_it_lives() -> None:
 
 
 def test_what_is_left_out_does_not_count() -> None:
-    with counted() as spent:
+    again = "\ninput()\nbegun = time.process_time()\nwhile time.process_time() < begun + 0.2: pass\ninput()"
+    with counted() as spent, subprocess.Popen([sys.executable, "-c", BUSY + again], stdin=-1) as child:
         with spent.left_out():
-            subprocess.run([sys.executable, "-c", BUSY], check=True)
-            _work(0.1)
-        _work(0.1)
+            _until(spent, 0.28)
+        assert child.stdin
+        child.stdin.write(b"\n")
+        child.stdin.flush()
+        _until(spent, 0.48)
+        counts, left_out = _of_child(spent), spent.left_out_s
+        child.communicate()
 
-    assert 0.1 < spent.total < 0.19
-    assert spent.left_out_s > 0.1
+    assert 0.15 < counts < 0.25
+    assert left_out > 0.28
 
 
 def test_rest_is_when_children_have_done_their_work() -> None:
@@ -43,11 +48,19 @@ def test_rest_is_when_children_have_done_their_work() -> None:
         spent = Spent()
         spent.at_rest()
 
-        assert next(seconds for name, seconds in spent.by_name.items() if "input()" in name) > 0.25
+        assert _of_child(spent) > 0.25
         child.communicate()
 
 
-def _work(seconds: float) -> None:
-    end = time.process_time() + seconds
-    while time.process_time() < end:
-        pass
+def _until(spent: Spent, seconds: float) -> None:
+    """Until the child has taken so much since it was started."""
+    while (
+        max((s for p, s in spent.seconds.items() if "input()" in spent.names.get(p, "")), default=0.0)
+        < seconds
+    ):
+        time.sleep(0.01)
+        spent.look()
+
+
+def _of_child(spent: Spent) -> float:
+    return next(seconds for name, seconds in spent.by_name.items() if "input()" in name)
