@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 
-from jobs.bench.cpu import Spent, counted, cpu_s
+from jobs.bench.cpu import Spent, counted
 
 BUSY = "import time\nwhile time.process_time() < 0.3: pass"
 
