@@ -13,11 +13,8 @@ from pathlib import Path
 
 from pipeline.errors import RunError
 
-STILL_S, STILL, LONGEST_S = (
-    0.5,
-    0.2,
-    120.0,
-)  # twice in a row not so much of a core for so long: all is at rest
+STILL_S, STILL = 0.5, 0.2  # where twice in a row for so long not so much of a core is taken, all is at rest
+LONGEST_S = 120.0  # until then
 EVERY_S = 0.25  # between looks: what a process that ends has taken since the last one is not counted
 TICKS = os.sysconf("SC_CLK_TCK")
 Process = tuple[int, int]  # its number, and when it was started: numbers come again
@@ -91,9 +88,8 @@ class Spent:
                 self.seconds[process] = seconds
                 self._name(process)
         self._looking += time.thread_time() - begun
-        for process in self.seconds:
-            if process[0] == os.getpid():
-                self.seconds[process] = self._own() - self._looking
+        own = next(process for process in found if process[0] == os.getpid())
+        self.seconds[own] = self._own() - self._looking
 
     def _own(self) -> float:
         """Of this process, without the ticks of 10 ms."""

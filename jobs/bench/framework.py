@@ -45,7 +45,7 @@ from jobs.session import session
 from pipeline import flow, image, tar
 from pipeline.anyres import Geometry
 from pipeline.commit import Parts
-from pipeline.config import GenerationConfig, ImageConfig, PromptConfig, VideoConfig, read
+from pipeline.config import GenerationConfig, ImageConfig, PromptConfig, UnitConfig, VideoConfig, read
 from pipeline.draft import Probe
 from pipeline.types import Caption, Finish, Media, Request, Sample
 
@@ -54,11 +54,8 @@ COUNTS = (1_000, 10_000, 100_000)  # of assets
 MOST = 10_000  # unless the user says otherwise
 EACH = 1_000  # assets a shard
 SIDES = (48, 81)  # pixels
-FEW, MORE, UNIT = (
-    1,
-    9,
-    256,
-)  # tars of so many assets: what runs over them take says what a run over none would
+FEW, MORE = 1, 9  # tars of a unit each: what runs over them take says what a run over none would
+UNIT = UnitConfig().max_assets
 SEED = 0
 DECODERS, REST = "decoders", "driver, Ray, publishing"
 KINDS = {  # by what is in a command line
