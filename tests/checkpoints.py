@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from actors.captioner import Generator
 from actors.meter import Meter
+from actors.replica import Replica
 from pipeline import config
 from pipeline.anyres import Geometry
 from pipeline.types import Caption, Media, Pixels, Request, Sample, Size, Turn, View
@@ -256,6 +258,25 @@ def captions_of(
     """One caption per request, in their order."""
     found = dict(generator.generate(requests, settings, Meter()))
     return [found[number] for number in range(len(requests))]
+
+
+@contextmanager
+def watched(replica: Replica) -> Iterator[tuple[list[int], list[int]]]:
+    """Crops in each pass of the vision tower, and tokens in each pass of the language model."""
+    crops: list[int] = []
+    passes: list[int] = []
+    model = replica._model.model
+
+    def note(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        passes.append(kwargs["inputs_embeds"].shape[1])
+
+    handles = [
+        model.vision_tower.register_forward_pre_hook(lambda _, inputs: crops.append(len(inputs[0]))),
+        model.language_model.register_forward_pre_hook(note, with_kwargs=True),
+    ]
+    yield crops, passes
+    for handle in handles:
+        handle.remove()
 
 
 def crops(inputs: dict[str, Any]) -> npt.NDArray[np.float32]:

@@ -6,8 +6,9 @@ actors have work: 15 s for processes that start, import and end would hide the w
 start of each step the run waits until its actors are there, decoders too, and all is at rest, and at its end until
 they are gone; what is taken meanwhile is left out. Taken off are what else a run takes once, and what decoding and
 cutting the same pictures takes in a process of its own. What a run takes once (0.5 s: the driver's own steps, first
-calls, memory that is touched first) is known from runs over one and nine tars of a unit each: as much as one over
-none would take. Ray itself is started before, once for all runs, and one run warms it up.
+calls, memory that is touched first, which in the object store goes on for several units) is known from runs over
+three and twelve tars of a unit each: as much as one over none would take, were all units like those between. Ray
+itself is started before, once for all runs, and one run warms it up.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ COUNTS = (1_000, 10_000, 100_000)  # of assets
 MOST = 10_000  # unless the user says otherwise
 EACH = 1_000  # assets a shard
 SIDES = (48, 81)  # pixels
-FEW, MORE = 1, 9  # tars of a unit each: what runs over them take says what a run over none would
+FEW, MORE = 3, 12  # tars of a unit each: what runs over them take says what a run over none would
 UNIT = UnitConfig().max_assets
 SEED = 0
 DECODERS, REST = "decoders", "driver, Ray, publishing"
@@ -65,7 +66,7 @@ KINDS = {  # by what is in a command line
     "MapBatches(Captioner)": "captioners",
     "MapBatches(Committer)": "committers",
 }
-TIMES, LONG = 3, 10_000  # runs are made so often a round; not those of so many assets
+TIMES, LONG = 4, 10_000  # runs are made so often a round; not those of so many assets
 JOB = """
 [input]
 dataset = "bench"

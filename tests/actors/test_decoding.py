@@ -18,7 +18,7 @@ from pipeline.anyres import Geometry
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.fit import CROPS_PER_PASS
 from pipeline.types import Caption, Finish, Media, Request, Turn
-from tests.checkpoints import Asked, Oracle, captions_of, clip, picture, write
+from tests.checkpoints import TILE, Asked, Oracle, captions_of, clip, picture, watched, write
 
 NEW_TOKENS = 24
 TURNS = (Turn("user", "Describe the image in detail."),)
@@ -221,3 +221,42 @@ def with_stops(folder: Path, to: Path, stops: Sequence[int]) -> Path:
         (to / file.name).write_bytes(file.read_bytes())
     (to / "generation_config.json").write_text(f'{{"eos_token_id": {list(stops)}}}')
     return to
+
+
+def web() -> list[tuple[int, int]]:
+    """Sizes as the web has them: log-normal short sides and aspect ratios, at this checkpoint's scale."""
+    dice = np.random.default_rng(0)
+    short = dice.lognormal(np.log(520 * TILE / 384), 0.6, 128)
+    sides = (
+        np.maximum(np.stack([short, short * (1 + dice.lognormal(-1, 0.6, 128))], axis=1), 8)
+        .round()
+        .astype(int)
+    )
+    return [
+        (w, h) if wide else (h, w)
+        for (h, w), wide in zip(sides.tolist(), dice.random(128) < 0.6, strict=True)
+    ]
+
+
+def coco() -> list[tuple[int, int]]:
+    """The same of COCO's usual sizes."""
+    usual = [(640, 480), (480, 640), (640, 427), (427, 640), (500, 375), (375, 500), (640, 640), (640, 360)]
+    often = [0.38, 0.14, 0.2, 0.07, 0.07, 0.04, 0.06, 0.04]
+    drawn = np.random.default_rng(0).choice(len(usual), 128, p=often)
+    return [(usual[i][0] * TILE // 384, usual[i][1] * TILE // 384) for i in drawn]
+
+
+@pytest.mark.parametrize("sizes", [web(), coco()], ids=["web", "coco"])
+def test_prompts_of_a_mix_of_sizes_are_read_without_padding(
+    replica: Replica, tiles: Geometry, sizes: list[tuple[int, int]]
+) -> None:
+    """Padded to the longest of 16 that follow each other, they would be a tenth longer and more."""
+    asked = [Asked(Media.IMAGE, (picture(i, *size),), TURNS) for i, size in enumerate(sizes)]
+    requests = requests_of(replica, asked, tiles)
+    lengths = [len(request.input_ids) for request in requests]
+
+    with watched(replica) as (_, passes):
+        run(replica, requests, GenerationConfig(max_new_tokens=1))
+
+    assert sum(passes) == sum(lengths)
+    assert sum(16 * max(lengths[i : i + 16]) for i in range(0, len(lengths), 16)) > 1.1 * sum(lengths)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from actors.checkpoint import geometry
 from actors.replica import Replica, common
 from pipeline.config import GenerationConfig, ModelConfig, PromptConfig
 from pipeline.types import Caption, Media, Request, Turn
-from tests.checkpoints import Asked, Oracle, captions_of, clip, picture, write
+from tests.checkpoints import Asked, Oracle, captions_of, clip, picture, watched, write
 from tests.families.catalogue import FAMILIES
 from tests.families.catalogue import write as write_family
 
@@ -60,25 +58,6 @@ def requests_of(replica: Replica, folder: Path, prompts: Sequence[PromptConfig])
 
 def ids(captions: Sequence[Caption]) -> list[tuple[int, ...]]:
     return [caption.token_ids for caption in captions]
-
-
-@contextmanager
-def watched(replica: Replica) -> Iterator[tuple[list[int], list[int]]]:
-    """Crops in each pass of the vision tower, and tokens in each pass of the language model."""
-    crops: list[int] = []
-    passes: list[int] = []
-    model = replica._model.model
-
-    def note(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
-        passes.append(kwargs["inputs_embeds"].shape[1])
-
-    handles = [
-        model.vision_tower.register_forward_pre_hook(lambda _, inputs: crops.append(len(inputs[0]))),
-        model.language_model.register_forward_pre_hook(note, with_kwargs=True),
-    ]
-    yield crops, passes
-    for handle in handles:
-        handle.remove()
 
 
 def test_three_prompts_together_say_what_each_says_alone(replica: Replica, folder: Path) -> None:
