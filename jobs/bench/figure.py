@@ -6,13 +6,13 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import compress
 
 from rich.console import Console
 from rich.table import Table
 
 PREFIXES = (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
-
-
+COLUMNS = ("what", "here", "against", "times as good", "share of the ceiling", "besides")
 Details = Mapping[str, str | int | float]  # further facts, by name
 
 
@@ -35,7 +35,8 @@ class Spread:
         return Spread(self.median * times, self.low * times, self.high * times)
 
     def __str__(self) -> str:
-        return f"{digits(self.median)} ({digits(self.low)} to {digits(self.high)})"
+        spread = f" ({digits(self.low)} to {digits(self.high)})" if self.low < self.high else ""
+        return digits(self.median) + spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,22 +108,28 @@ def tell(found: Found, out: Console) -> None:
 
 
 def table(found: Found) -> Table:
-    """Its figures, a line each."""
+    """Its figures, a line each; a column in which nothing stands is left out."""
     made = Table(title=f"{found.part}: {found.work}", title_justify="left", title_style="bold")
-    for name in ("what", "here", "against", "times as good", "share of the ceiling", "besides"):
-        made.add_column(name)
-    for figure in found.figures:
-        versus, ceiling = figure.versus, figure.ceiling
-        besides = ", ".join(f"{name} {_said(value)}" for name, value in figure.details.items())
-        made.add_row(
-            figure.name,
-            f"{figure.value} {figure.unit}",
-            versus.peer if versus else "",
-            str(versus.ratio) if versus else "",
-            str(ceiling) if ceiling else "",
-            besides,
-        )
+    rows = [_row(figure) for figure in found.figures]
+    filled = [any(column) for column in zip(*rows, strict=True)]
+    for name in compress(COLUMNS, filled):
+        made.add_column(name, overflow="fold")
+    for row in rows:
+        made.add_row(*compress(row, filled))
     return made
+
+
+def _row(figure: Figure) -> Sequence[str]:
+    """What stands in the columns."""
+    versus, ceiling = figure.versus, figure.ceiling
+    return (
+        figure.name,
+        f"{figure.value} {figure.unit}",
+        versus.peer if versus else "",
+        str(versus.ratio) if versus else "",
+        str(ceiling) if ceiling else "",
+        ", ".join(f"{name} {_said(value)}" for name, value in figure.details.items()),
+    )
 
 
 def _said(value: str | float) -> str:

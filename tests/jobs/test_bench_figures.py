@@ -97,6 +97,17 @@ def test_the_table_has_value_peer_ratio_and_share() -> None:
         assert words in said.get()
 
 
+def test_the_table_has_no_empty_columns_and_one_value_no_spread() -> None:
+    console = Console(width=30)
+    with console.capture() as said:
+        console.print(table(Found("reading", "a tar", [Figure("preprocessors", Spread.of([5.0]), "us")])))
+
+    assert [line.strip("┃│ ").split() for line in said.get().splitlines()[2:5:2]] == [
+        ["what", "┃", "here"],
+        ["preprocessors", "│", "5", "us"],
+    ]
+
+
 def test_json_has_the_machine_and_every_figure_with_its_share() -> None:
     told = json.loads(to_json({"cores": 2}, [Found("reading", "a tar", [FIGURE], ["a note"])]))
 
