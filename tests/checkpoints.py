@@ -36,7 +36,6 @@ from transformers.processing_utils import ProcessorMixin
 
 from actors.captioner import Generator
 from actors.meter import Meter
-from actors.replica import Replica
 from pipeline import config
 from pipeline.anyres import Geometry
 from pipeline.types import Caption, Media, Pixels, Request, Sample, Size, Turn, View
@@ -261,18 +260,17 @@ def captions_of(
 
 
 @contextmanager
-def watched(replica: Replica) -> Iterator[tuple[list[int], list[int]]]:
-    """Crops in each pass of the vision tower, and tokens in each pass of the language model."""
+def watched(model: Any) -> Iterator[tuple[list[int], list[int]]]:
+    """Crops in each pass of a LLaVA model's vision tower, and tokens in each pass of its language model."""
     crops: list[int] = []
     passes: list[int] = []
-    model = replica._model.model
 
     def note(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
         passes.append(kwargs["inputs_embeds"].shape[1])
 
     handles = [
-        model.vision_tower.register_forward_pre_hook(lambda _, inputs: crops.append(len(inputs[0]))),
-        model.language_model.register_forward_pre_hook(note, with_kwargs=True),
+        model.model.vision_tower.register_forward_pre_hook(lambda _, inputs: crops.append(len(inputs[0]))),
+        model.model.language_model.register_forward_pre_hook(note, with_kwargs=True),
     ]
     yield crops, passes
     for handle in handles:

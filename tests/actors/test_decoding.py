@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -126,21 +125,12 @@ def test_visual_tokens_of_all_media_are_transformers_own(oracle: Oracle, tiles: 
         torch.testing.assert_close(tokens, visual_of(oracle, one), rtol=1e-4, atol=1e-5)
 
 
-def counted(module: Any) -> tuple[list[int], Callable[[], None]]:
-    """Batch sizes that `module` is called with, and what stops the counting."""
-    sizes: list[int] = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
-    return sizes, handle.remove
-
-
 def test_the_vision_tower_sees_every_distinct_crop_once_in_bounded_passes(
     oracle: Oracle, tiles: Geometry
 ) -> None:
     samples = [one.sample(tiles, i) for i, one in enumerate(mixed())]
-    sizes, stop = counted(oracle.model.model.vision_tower)
-    with torch.inference_mode():
+    with torch.inference_mode(), watched(oracle.model) as (sizes, _):
         Vision(oracle.model, tiles).tokens(samples)
-    stop()
 
     first = [sample.view.sizes[0] for sample in samples if sample.view.media is Media.IMAGE]
     squares = sum(size.width == size.height <= tiles.tile for size in first)
@@ -151,10 +141,8 @@ def test_the_vision_tower_sees_every_distinct_crop_once_in_bounded_passes(
 
 def test_a_square_no_larger_than_a_tile_is_looked_at_once(oracle: Oracle, tiles: Geometry) -> None:
     square = Asked(Media.IMAGE, (picture(1, tiles.tile - 5, tiles.tile - 5),), TURNS)
-    sizes, stop = counted(oracle.model.model.vision_tower)
-    with torch.inference_mode():
+    with torch.inference_mode(), watched(oracle.model) as (sizes, _):
         (ours,) = Vision(oracle.model, tiles).tokens([square.sample(tiles)])
-    stop()
 
     assert sizes == [1]
     torch.testing.assert_close(ours, visual_of(oracle, square))
@@ -226,24 +214,19 @@ def with_stops(folder: Path, to: Path, stops: Sequence[int]) -> Path:
 def web() -> list[tuple[int, int]]:
     """Sizes as the web has them: log-normal short sides and aspect ratios, at this checkpoint's scale."""
     dice = np.random.default_rng(0)
-    short = dice.lognormal(np.log(520 * TILE / 384), 0.6, 128)
-    sides = (
-        np.maximum(np.stack([short, short * (1 + dice.lognormal(-1, 0.6, 128))], axis=1), 8)
-        .round()
-        .astype(int)
-    )
-    return [
-        (w, h) if wide else (h, w)
-        for (h, w), wide in zip(sides.tolist(), dice.random(128) < 0.6, strict=True)
-    ]
+    short = dice.lognormal(np.log(520 * TILE / 384), 0.6, 128).clip(8)
+    long = short * (1 + dice.lognormal(-1, 0.6, 128))
+    wide = dice.random(128) < 0.6
+    sides = np.where(wide, [long, short], [short, long]).round().astype(int)
+    return list(zip(*sides.tolist(), strict=True))
 
 
 def coco() -> list[tuple[int, int]]:
     """The same of COCO's usual sizes."""
     usual = [(640, 480), (480, 640), (640, 427), (427, 640), (500, 375), (375, 500), (640, 640), (640, 360)]
     often = [0.38, 0.14, 0.2, 0.07, 0.07, 0.04, 0.06, 0.04]
-    drawn = np.random.default_rng(0).choice(len(usual), 128, p=often)
-    return [(usual[i][0] * TILE // 384, usual[i][1] * TILE // 384) for i in drawn]
+    drawn = np.random.default_rng(0).choice(usual, 128, p=often)
+    return [(width * TILE // 384, height * TILE // 384) for width, height in drawn.tolist()]
 
 
 @pytest.mark.parametrize("sizes", [web(), coco()], ids=["web", "coco"])
@@ -255,7 +238,7 @@ def test_prompts_of_a_mix_of_sizes_are_read_without_padding(
     requests = requests_of(replica, asked, tiles)
     lengths = [len(request.input_ids) for request in requests]
 
-    with watched(replica) as (_, passes):
+    with watched(replica._model) as (_, passes):
         run(replica, requests, GenerationConfig(max_new_tokens=1))
 
     assert sum(passes) == sum(lengths)

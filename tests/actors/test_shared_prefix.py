@@ -76,7 +76,7 @@ def test_three_prompts_take_one_vision_pass_and_one_run_of_what_they_share(
     requests = [replica.encode(sample, prompt, {}) for prompt in PROMPTS]
     shared = common([request.input_ids for request in requests])
 
-    with watched(replica) as (crops, passes):
+    with watched(replica._model) as (crops, passes):
         captions_of(replica, requests, GenerationConfig(max_new_tokens=4))
 
     assert crops == [sample.view.n_crops]
@@ -88,7 +88,7 @@ def test_three_prompts_take_one_vision_pass_and_one_run_of_what_they_share(
 def test_one_prompt_an_asset_is_run_in_one_piece(replica: Replica, folder: Path) -> None:
     requests = requests_of(replica, folder, PROMPTS[:1])
 
-    with watched(replica) as (_, passes):
+    with watched(replica._model) as (_, passes):
         captions_of(replica, requests, GenerationConfig(max_new_tokens=2))
 
     assert passes == [sum(len(request.input_ids) for request in requests), len(requests)]
